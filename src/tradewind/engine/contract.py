@@ -1,0 +1,201 @@
+"""The engine contract: what runs a variant, and nothing else.
+
+An engine turns token ids into logits over a KV cache of `slots` rows. It knows no text, sampling, stops, log-probabilities,
+speculation, requests or queues: those live above it, once for every engine. One thread owns an engine; no method is
+thread-safe.
+
+The life of a request, as its engine sees it:
+1. `prefill(prompt, budget=n)` runs at most n prompt tokens outside the slots and gives a `Prefix`; the tokens not yet run wait
+   in `prefix.pending`, and `prefill((), past=prefix, budget=n)` goes on. With nothing pending, `prefix.logits` choose a token.
+2. `insert(prefix, slot)` copies it into a free row. One prefix may go into several rows (n answers, one prefill).
+3. `step({slot: [token]})` feeds each named row its tokens and gives the logits after each of them. Rows that are not named stay
+   as they are: a row joins or leaves at any step.
+4. `fork(slot)` takes a row's tokens out as a new prefix (to branch, or to keep for a later turn); `rewind(slot, length)` drops
+   the newest tokens of a row (rejected drafts).
+5. `release(slot)` frees the row at once.
+
+Invariants, each held by tests/engine/test_contract.py for every engine:
+- Greedy tokens of a request are the same alone, batched, late-joined, prefilled in chunks, from a fork, in a reused slot.
+- A prefix never changes: not by a later prefill over it, an insert, a step, or a release. Two continuations of one are possible.
+- KV past `prefix.length`, or past a row's length, is never read.
+- A call that raises `EngineError` has changed nothing.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+
+
+class EngineError(ValueError):
+    """The caller broke the contract; the engine's state is as it was before the call."""
+
+
+class PromptTooLong(EngineError):
+    """The tokens held, pending and asked for exceed `max_len`."""
+
+
+class BadSlot(EngineError):
+    """No such slot, or it is occupied where a free one is needed, or free where an occupied one is needed."""
+
+
+class BadToken(EngineError):
+    """A token id outside [0, vocab_size)."""
+
+
+class BadFeed(EngineError):
+    """An empty feed or prompt, more tokens than `max_feed(slot)`, an unfinished prefix, or an impossible length."""
+
+
+class UnknownAdapter(EngineError):
+    """An adapter that this engine has not loaded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Tokens held in a KV cache outside the slots. Engines subclass it with the keys and values.
+
+    length: tokens held. pending: tokens accepted by `prefill` and not run yet.
+    logits: [vocab] float32 after the last token; None while tokens are pending and in a prefix that came from `fork` or `cut`.
+    all_logits: [n, vocab] float32 of the n tokens that the last `prefill` call ran, where it was asked to keep them.
+    """
+
+    length: int
+    pending: tuple[int, ...] = ()
+    logits: Logits | None = None
+    all_logits: Logits | None = None
+    adapter: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values that this prefix keeps alive."""
+        return 0
+
+    def cut(self, length: int) -> Self:
+        """The first `length` tokens as a prefix of its own, without pending tokens or logits, sharing this one's memory."""
+        if not 1 <= length <= self.length:
+            raise BadFeed(f"cannot cut a prefix of {self.length} tokens to {length}")
+        return replace(self, length=length, pending=(), logits=None, all_logits=None)
+
+
+class Engine(ABC):
+    """What runs a variant.
+
+    Engines with weights are built by a class method `load(folder, *, slots, max_len, threads) -> Engine` over a variant folder.
+    """
+
+    name: str
+    """`ort`, `jax` or `mock`."""
+    slots: int
+    """Rows of the KV cache, numbered from 0."""
+    max_len: int
+    """Tokens that a row or a prefix holds at most."""
+    vocab_size: int
+    weights_digest: str
+    """What answers are a function of, beside the library's version: equal digests mean equal weights."""
+    kv_bytes: int = 0
+    """Bytes of the slots' keys and values, for the memory bill."""
+
+    @abstractmethod
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        past: Prefix | None = None,
+        adapter: str | None = None,
+        budget: int | None = None,
+        keep_logits: bool = False,
+    ) -> Prefix:
+        """Append `tokens` to `past` (none: an empty context) and run at most `budget` of what is then pending (None: all).
+
+        Returns a new prefix; `past` is left as it was. The adapter of a prefix is fixed by the call that starts it: later calls
+        give None or the same name. `keep_logits` asks for `all_logits` of the tokens run by this call.
+        Raises PromptTooLong, BadToken, UnknownAdapter, and BadFeed where there is no token to run or the budget is below 1.
+        """
+
+    @abstractmethod
+    def insert(self, prefix: Prefix, slot: int) -> None:
+        """Copy a prefix with nothing pending into a free slot. Raises BadSlot (unknown, occupied), BadFeed (pending tokens)."""
+
+    @abstractmethod
+    def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
+        """Feed each named row its tokens; give for each row float32 logits [len(tokens), vocab], one line after each token.
+
+        The arrays may be views of the engine's own buffers: valid until its next call, to be copied where kept longer.
+        Raises BadSlot, BadToken, and BadFeed for an empty feed or more tokens than `max_feed` allows.
+        """
+
+    @abstractmethod
+    def fork(self, slot: int) -> Prefix:
+        """The row's tokens as a prefix (logits None: the caller has them from the last step). The row stays. Raises BadSlot."""
+
+    @abstractmethod
+    def rewind(self, slot: int, length: int) -> None:
+        """Drop the newest tokens of a row so that `length` (1 up to what it holds) stay. Raises BadSlot, BadFeed."""
+
+    @abstractmethod
+    def release(self, slot: int) -> None:
+        """Free the row. Raises BadSlot where it is free already."""
+
+    @abstractmethod
+    def length(self, slot: int) -> int:
+        """Tokens that the row holds; 0 for a free one. Raises BadSlot for an unknown one."""
+
+    @abstractmethod
+    def max_feed(self, slot: int) -> int:
+        """Tokens the row takes in one step that feeds every occupied row; at most the room left in it; 0 for a free row."""
+
+    def warm_up(self) -> None:  # noqa: B027 - optional by design: only engines that compile have work here
+        """Do what the first request would otherwise pay for (compilation). Called once, before traffic."""
+
+    def close(self) -> None:  # noqa: B027 - optional by design
+        """Free what the engine holds. No call may follow."""
+
+    # Checks shared by the engines, so that every one raises the same error for the same mistake.
+
+    def check_slot(self, slot: int, occupied: bool) -> None:
+        if not 0 <= slot < self.slots:
+            raise BadSlot(f"slot {slot} is not one of 0..{self.slots - 1}")
+        if occupied != (self.length(slot) > 0):
+            raise BadSlot(f"slot {slot} is {'free' if occupied else 'occupied'}")
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if not 0 <= token < self.vocab_size:
+                raise BadToken(f"token {token} is outside the vocabulary of {self.vocab_size}")
+
+    def check_prefill(self, tokens: Sequence[int], past: Prefix | None, adapter: str | None, budget: int | None) -> None:
+        self.check_tokens(tokens)
+        waiting = len(tokens) + (len(past.pending) if past else 0)
+        held = past.length if past else 0
+        if held + waiting > self.max_len:
+            raise PromptTooLong(f"{held + waiting} tokens exceed the context of {self.max_len}")
+        if not waiting:
+            raise BadFeed("no token to run")
+        if budget is not None and budget < 1:
+            raise BadFeed(f"a budget of {budget} tokens runs nothing")
+        if past is not None and adapter is not None and adapter != past.adapter:
+            raise BadFeed(f"the prefix was started with adapter {past.adapter!r}, not {adapter!r}")
+
+    def check_insert(self, prefix: Prefix, slot: int) -> None:
+        self.check_slot(slot, occupied=False)
+        if prefix.pending:
+            raise BadFeed(f"{len(prefix.pending)} tokens of the prefix are pending")
+
+    def check_feed(self, feed: Mapping[int, Sequence[int]]) -> None:
+        if not feed:
+            raise BadFeed("an empty feed")
+        for slot, tokens in feed.items():
+            self.check_slot(slot, occupied=True)
+            self.check_tokens(tokens)
+            if not 1 <= len(tokens) <= self.max_feed(slot):
+                raise BadFeed(f"slot {slot} takes 1 to {self.max_feed(slot)} tokens now, not {len(tokens)}")
+
+    def check_rewind(self, slot: int, length: int) -> None:
+        self.check_slot(slot, occupied=True)
+        if not 1 <= length <= self.length(slot):
+            raise BadFeed(f"slot {slot} holds {self.length(slot)} tokens, cannot keep {length}")

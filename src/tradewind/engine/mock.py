@@ -1,0 +1,155 @@
+"""The mock engine: arithmetic behind the contract, no weights, checkable by hand, with delays on request.
+
+After tokens t_0 .. t_n the best next token is `ALPHABET[(sum of (i + 1) * t_i) mod 9973 mod 32]`: every cached token and its position
+counts, so that a mistake in slots, chunks or forks shows in the text. Logits fall by a half for each id after the best one.
+It knows no language and says nothing about speed: its delays are the caller's.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
+
+BYTES = 256
+IM_START, IM_END = 256, 257
+"""Ids beyond the bytes; `IM_END` ends an answer."""
+ALPHABET = (*range(ord("a"), ord("z") + 1), *(ord(" "),) * 4, ord("\n"), IM_END)
+"""The 32 tokens that can be best: letters, spaces and, now and then, the end."""
+MODULUS = 9973
+FALL = 0.5
+
+Tokens = NDArray[np.int64]
+
+
+def best_next(tokens: Sequence[int] | Tokens, offset: int = 0) -> int:
+    """The token that follows `tokens`; `offset` is 0 but for an adapter."""
+    total = sum((place + 1) * int(token) for place, token in enumerate(tokens))
+    return ALPHABET[(total + offset) % MODULUS % len(ALPHABET)]
+
+
+@dataclass(frozen=True, eq=False)
+class MockPrefix(Prefix):
+    kv: Tokens = None  # type: ignore[assignment] # [length], what a real engine keeps as keys and values
+
+    @property
+    def nbytes(self) -> int:
+        return self.length * 8
+
+
+class MockEngine(Engine):
+    """Rows [slots, max_len] of token ids play the KV cache.
+
+    step_delay: seconds a step takes, however many rows it feeds. prefill_delay: seconds a prompt token takes.
+    feed: tokens a row takes in one step. adapters: names whose answers differ from the base's.
+    """
+
+    name = "mock"
+
+    def __init__(
+        self,
+        slots: int = 4,
+        max_len: int = 512,
+        vocab_size: int = 258,
+        step_delay: float = 0.0,
+        prefill_delay: float = 0.0,
+        feed: int = 4,
+        adapters: Sequence[str] = (),
+    ) -> None:
+        self.slots, self.max_len, self.vocab_size = slots, max_len, vocab_size
+        self.step_delay, self.prefill_delay, self.feed = step_delay, prefill_delay, feed
+        self.offsets: dict[str | None, int] = {None: 0} | {name: 1 + place for place, name in enumerate(adapters)}
+        self.weights_digest = hashlib.sha256(f"mock {vocab_size} {sorted(adapters)}".encode()).hexdigest()
+        self._kv: Tokens = np.zeros((slots, max_len), np.int64)
+        self.kv_bytes = self._kv.nbytes
+        self._lengths = [0] * slots
+        self._adapters: list[str | None] = [None] * slots
+
+    @classmethod
+    def load(cls, folder: object, *, slots: int, max_len: int, threads: int) -> Self:
+        """The same signature as the engines with weights; there is nothing to read and no thread to set."""
+        return cls(slots=slots, max_len=max_len)
+
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        past: Prefix | None = None,
+        adapter: str | None = None,
+        budget: int | None = None,
+        keep_logits: bool = False,
+    ) -> MockPrefix:
+        self.check_prefill(tokens, past, adapter, budget)
+        adapter = past.adapter if past is not None else adapter
+        if adapter not in self.offsets:
+            raise UnknownAdapter(f"adapter {adapter!r} is not loaded; loaded: {sorted(filter(None, self.offsets))}")
+        held = past.kv[: past.length] if isinstance(past, MockPrefix) else np.zeros(0, np.int64)
+        waiting = (*(past.pending if past is not None else ()), *tokens)
+        now, later = waiting[:budget], waiting[budget:] if budget is not None else ()
+        self._wait(self.prefill_delay * len(now))
+        kv = np.concatenate([held, np.asarray(now, np.int64)])
+        return MockPrefix(
+            length=len(kv),
+            pending=later,
+            logits=None if later else self._logits(kv, adapter),
+            all_logits=self._lines(kv, len(now), adapter) if keep_logits else None,
+            adapter=adapter,
+            kv=kv,
+        )
+
+    def insert(self, prefix: Prefix, slot: int) -> None:
+        self.check_insert(prefix, slot)
+        assert isinstance(prefix, MockPrefix)
+        self._kv[slot, : prefix.length] = prefix.kv[: prefix.length]
+        self._lengths[slot], self._adapters[slot] = prefix.length, prefix.adapter
+
+    def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
+        self.check_feed(feed)
+        self._wait(self.step_delay)
+        out = {}
+        for slot, tokens in feed.items():
+            start = self._lengths[slot]
+            end = start + len(tokens)
+            self._kv[slot, start:end] = tokens
+            self._lengths[slot] = end
+            out[slot] = self._lines(self._kv[slot, :end], len(tokens), self._adapters[slot])
+        return out
+
+    def fork(self, slot: int) -> MockPrefix:
+        self.check_slot(slot, occupied=True)
+        length = self._lengths[slot]
+        return MockPrefix(length=length, adapter=self._adapters[slot], kv=self._kv[slot, :length].copy())
+
+    def rewind(self, slot: int, length: int) -> None:
+        self.check_rewind(slot, length)
+        self._lengths[slot] = length
+
+    def release(self, slot: int) -> None:
+        self.check_slot(slot, occupied=True)
+        self._lengths[slot] = 0
+
+    def length(self, slot: int) -> int:
+        if not 0 <= slot < self.slots:
+            self.check_slot(slot, occupied=True)
+        return self._lengths[slot]
+
+    def max_feed(self, slot: int) -> int:
+        length = self.length(slot)
+        return min(self.feed, self.max_len - length) if length else 0
+
+    def _lines(self, kv: Tokens, count: int, adapter: str | None) -> Logits:
+        """Logits [count, vocab] after each of the last `count` tokens."""
+        return np.stack([self._logits(kv[: len(kv) - count + 1 + line], adapter) for line in range(count)])
+
+    def _logits(self, kv: Tokens, adapter: str | None) -> Logits:
+        best = best_next(kv, self.offsets[adapter]) % self.vocab_size
+        return (-FALL * ((np.arange(self.vocab_size) - best) % self.vocab_size)).astype(np.float32)
+
+    @staticmethod
+    def _wait(seconds: float) -> None:
+        if seconds > 0:
+            time.sleep(seconds)
