@@ -1,0 +1,220 @@
+"""What was measured: one record per run as JSON under reports/runs/, imported into MLflow, and the registry of variants.
+
+The life of a run: a stage opens it with `record_run`; it logs `Measurement`s; the record is written when the stage
+ends without error; `import_runs` (in the report stage and before the MLflow page opens) logs every record that the
+MLflow store lacks, keyed by the tag `tradewind.run_id`. So a fresh clone, or a stage restored from a cache, shows its
+runs too. Only this module uses MLflow.
+"""
+
+import logging
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tradewind import host
+from tradewind.errors import UserError
+from tradewind.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUNS = Path("reports/runs")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured value: `interval` is a 95 % interval unless the formula says otherwise, `n` its denominator."""
+
+    name: str
+    value: float | None
+    unit: str
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    formula: str = ""
+    seed: int | None = None
+
+
+@dataclass
+class Run:
+    """An open run: log measurements and artifact paths into it."""
+
+    run_id: str
+    stage: str
+    question: str
+    variant: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    measurements: list[Measurement] = field(default_factory=list)
+    artifacts: list[str] = field(default_factory=list)
+
+    def log(self, measurement: Measurement) -> None:
+        self.measurements.append(measurement)
+
+    def artifact(self, path: str | Path) -> None:
+        """A file to show beside the run (relative to the repository)."""
+        self.artifacts.append(str(path))
+
+
+@contextmanager
+def record_run(
+    *,
+    stage: str,
+    question: str,
+    path: str | Path,
+    variant: str | None = None,
+    params: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
+) -> Iterator[Run]:
+    """A run whose record is written to `path` when the block ends without error."""
+    started = datetime.now(UTC)
+    name = "-".join(part for part in (stage, variant) if part)
+    run_id = f"{name}-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    run = Run(run_id, stage, question, variant, dict(params or {}), dict(tags or {}))
+    yield run
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    record = asdict(run) | {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "device": host.device(),
+        "host": host.facts(),
+        "git_commit": git_commit(),
+    }
+    write_json(path, record)
+    print(f"run {run.run_id} -> {path}")
+
+
+def git_commit() -> str | None:
+    """The commit that the working tree stands on, with `-dirty` where tracked files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def home() -> Path:
+    """Where local state lives: TRADEWIND_HOME, or .tradewind in the working folder."""
+    return Path(os.environ.get("TRADEWIND_HOME", ".tradewind")).resolve()
+
+
+def tracking_uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def client() -> "MlflowClient":
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+
+    home().mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(tracking_uri())
+    return mlflow.MlflowClient()
+
+
+def import_runs(folder: str | Path = RUNS, client_: "MlflowClient | None" = None) -> int:
+    """Log every record under `folder` that the MLflow store lacks; returns how many there were."""
+    store = client_ or client()
+    imported = 0
+    for path in sorted(Path(folder).rglob("*.json")):
+        record = read_json(path)
+        experiment = _experiment(store, record["question"])
+        wanted = f"tags.`tradewind.run_id` = '{record['run_id']}'"
+        if not store.search_runs([experiment], wanted, max_results=1):
+            _import_run(store, experiment, record)
+            imported += 1
+    return imported
+
+
+def _experiment(store: "MlflowClient", name: str) -> str:
+    if found := store.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    local = tracking_uri().startswith("sqlite:")
+    return store.create_experiment(name, (home() / "mlartifacts" / name).as_uri() if local else None)
+
+
+def _import_run(store: "MlflowClient", experiment: str, record: dict[str, Any]) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    started = int(datetime.fromisoformat(record["started"]).timestamp() * 1000)
+    run = store.create_run(experiment, start_time=started, run_name=record["run_id"])
+    run_id = run.info.run_id
+    values = [(m["name"], m["value"]) for m in record["measurements"] if m["value"] is not None]
+    values += [(f"{m['name']}.{end}", v) for m in record["measurements"] if m["interval"]
+               for end, v in zip(("low", "high"), m["interval"], strict=True)]  # fmt: skip
+    store.log_batch(
+        run_id,
+        metrics=[Metric(name, value, started, 0) for name, value in values],
+        params=[Param(name, str(value)[:500]) for name, value in flatten(record["params"]).items()],
+        tags=[RunTag(name, value) for name, value in _tags(record).items()],
+    )
+    store.log_dict(run_id, record, "record.json")
+    for path in record["artifacts"]:
+        if Path(path).exists():
+            store.log_artifact(run_id, path)
+    store.set_terminated(run_id, end_time=started + int(1000 * record["seconds"]))
+
+
+def _tags(record: dict[str, Any]) -> dict[str, str]:
+    named = {key: record[key] for key in ("stage", "variant", "device", "git_commit") if record[key]}
+    return {"tradewind.run_id": record["run_id"], **named, **record["tags"]}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def registered_model(profile: str) -> str:
+    """Each profile has a registered model of its own: a nano variant can never become the champion of cpu."""
+    return f"tradewind-{profile}"
+
+
+def register_variant(name: str, folder: str | Path, profile: str, tags: dict[str, str] | None = None) -> str:
+    """Register the variant in `folder` once per weights digest; returns its version. Weights stay DVC's: the version
+    holds their digest and the manifest."""
+    from mlflow.exceptions import MlflowException
+
+    store, model = client(), registered_model(profile)
+    manifest = read_json(Path(folder) / "manifest.json")
+    try:
+        store.create_registered_model(model, description="Variants of the documentation model; weights are DVC's.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for known in store.search_model_versions(f"name = '{model}'"):
+        if known.tags.get("variant") == name and known.tags.get("weights_digest") == manifest["weights_digest"]:
+            return str(known.version)
+    run = store.create_run(_experiment(store, "registry"), run_name=f"{model}/{name}", tags={"variant": name})
+    store.log_artifact(run.info.run_id, str(Path(folder) / "manifest.json"), "variant")
+    store.set_terminated(run.info.run_id)
+    facts = {"variant": name, "weights_digest": manifest["weights_digest"], **(tags or {})}
+    source = f"{run.info.artifact_uri}/variant"
+    return str(store.create_model_version(model, source, run.info.run_id, tags=facts).version)
+
+
+def set_champion(name: str, profile: str) -> None:
+    """Point the alias `champion` at the newest registered version of variant `name`."""
+    store, model = client(), registered_model(profile)
+    versions = [v for v in store.search_model_versions(f"name = '{model}'") if v.tags.get("variant") == name]
+    if not versions:
+        raise UserError(f"variant {name!r} is not registered in {model}")
+    store.set_registered_model_alias(model, "champion", str(max(int(v.version) for v in versions)))
+
+
+def champion(profile: str = "cpu") -> str:
+    """The variant that the alias `champion` names."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client().get_model_version_by_alias(registered_model(profile), "champion")
+    except MlflowException:
+        raise UserError(
+            f"no champion is registered for profile {profile!r}: run `make repro PROFILE={profile}` first, or name a variant"
+        ) from None
+    return str(version.tags["variant"])
