@@ -9,7 +9,7 @@ Letters in shapes: B rows, T tokens, S cache length, D hidden size, H heads, K K
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -191,13 +191,31 @@ class Decoder(nnx.Module):
         self.layers = nnx.List(layers)
         self.norm = _norm(config, rngs, dtype, param_dtype)
 
+    @overload
+    def hidden(
+        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array | None = None, remat: bool = False
+    ) -> jax.Array: ...
+
+    @overload
     def hidden(
         self,
         tokens: jax.Array,
         positions: jax.Array,
         segments: jax.Array | None = None,
         remat: bool = False,
-    ) -> jax.Array:
+        *,
+        return_layers: Literal[True],
+    ) -> tuple[jax.Array, list[jax.Array]]: ...
+
+    def hidden(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array | None = None,
+        remat: bool = False,
+        *,
+        return_layers: bool = False,
+    ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
         """Final-norm hidden states [B,T,D] of whole sequences.
 
         A token sees earlier tokens of its row with the same segment. Segment 0 is padding, which sees only padding.
@@ -205,24 +223,17 @@ class Decoder(nnx.Module):
         Args:
             tokens: [B,T] int32. positions: [B,T] int32. segments: [B,T] int32, or None: each row is one sample.
             remat: recompute each layer in the backward pass instead of storing what is inside it.
+            return_layers: also return the `num_layers + 1` residual streams [B,T,D]: entry i enters layer i, the
+                last one enters the final norm.
         """
-        return self.hidden_and_layers(tokens, positions, segments, remat)[0]
-
-    def hidden_and_layers(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        segments: jax.Array | None = None,
-        remat: bool = False,
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """`hidden`, and `num_layers + 1` residual streams [B,T,D]: entry i enters layer i, the last the final norm."""
         mask = causal_mask(tokens.shape, segments)
         rotation = rotary(positions, self.config.head_dim, self.config.rope_base)
         apply = nnx.remat(Layer.__call__) if remat else Layer.__call__
         states = [self.embed(tokens)]
         for layer in self.layers:
             states.append(apply(layer, states[-1], rotation, mask))
-        return self.norm(states[-1]), states
+        hidden = self.norm(states[-1])
+        return (hidden, states) if return_layers else hidden
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] float32, through the tied embedding."""
