@@ -149,10 +149,10 @@ class Engine(ABC):
     def max_feed(self, slot: int) -> int:
         """Tokens the row takes in one step that feeds every occupied row; at most the room left in it; 0 for a free row."""
 
-    def warm_up(self) -> None:  # noqa: B027 - optional by design: only engines that compile have work here
+    def warm_up(self) -> None:
         """Do what the first request would otherwise pay for (compilation). Called once, before traffic."""
 
-    def close(self) -> None:  # noqa: B027 - optional by design
+    def close(self) -> None:
         """Free what the engine holds. No call may follow."""
 
     # Checks shared by the engines, so that every one raises the same error for the same mistake.
@@ -168,7 +168,9 @@ class Engine(ABC):
             if not 0 <= token < self.vocab_size:
                 raise BadToken(f"token {token} is outside the vocabulary of {self.vocab_size}")
 
-    def check_prefill(self, tokens: Sequence[int], past: Prefix | None, adapter: str | None, budget: int | None) -> None:
+    def check_prefill(
+        self, tokens: Sequence[int], past: Prefix | None, adapter: str | None, budget: int | None
+    ) -> None:
         self.check_tokens(tokens)
         waiting = len(tokens) + (len(past.pending) if past else 0)
         held = past.length if past else 0

@@ -29,7 +29,8 @@ Tokens = NDArray[np.int64]
 
 def best_next(tokens: Sequence[int] | Tokens, offset: int = 0) -> int:
     """The token that follows `tokens`; `offset` is 0 but for an adapter."""
-    total = sum((place + 1) * int(token) for place, token in enumerate(tokens))
+    held = np.fromiter(tokens, np.int64, len(tokens))
+    total = int(np.arange(1, len(held) + 1) @ held)
     return ALPHABET[(total + offset) % MODULUS % len(ALPHABET)]
 
 
