@@ -218,3 +218,26 @@ def champion(profile: str = "cpu") -> str:
             f"no champion is registered for profile {profile!r}: run `make repro PROFILE={profile}` first, or name a variant"
         ) from None
     return str(version.tags["variant"])
+
+
+def main() -> None:
+    """Import every run on disk, then serve the MLflow page on loopback."""
+    import argparse
+    import sys
+
+    parser = argparse.ArgumentParser(prog="python -m tradewind.tracking", description=main.__doc__)
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--import-only", action="store_true", help="import the runs and stop")
+    options = parser.parse_args()
+    folders = [RUNS, *sorted(home().glob("runs/*/reports/runs"))]
+    print(f"imported {sum(import_runs(folder) for folder in folders)} runs into {tracking_uri()}")
+    if not options.import_only:
+        command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(options.port),
+                   "--backend-store-uri", tracking_uri()]  # fmt: skip
+        os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    from tradewind.config import run
+
+    run(main)

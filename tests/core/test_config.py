@@ -1,0 +1,84 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tradewind.config import PROFILES, build, compose, stage_params
+from tradewind.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float
+    layers: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner
+    count: int = 1
+
+
+def test_nested_dataclasses_are_built():
+    built = build(Outer, {"name": "a", "inner": {"rate": "1e-4", "layers": [1, 2]}})
+    assert built == Outer("a", Inner(1e-4, (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "named"),
+    [
+        ({"name": "a", "inner": {"rat": 1}}, "'rat'.*choices: layers, rate"),
+        ({"name": "a"}, "'inner' is missing"),
+        ({"name": "a", "inner": {"rate": 1}, "count": "many"}, "'many' is not of type int"),
+        ({"name": "a", "inner": {"rate": "fast"}}, "'fast' is not a number"),
+        ({"name": "a", "inner": {"rate": 1}, "count": True}, "True is not of type int"),
+    ],
+)
+def test_wrong_keys_and_types_are_named(mapping, named):
+    with pytest.raises(UserError, match=named):
+        build(Outer, mapping)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_composes(root, profile):
+    params = compose(profile, folder=root / "conf")
+    assert params["profile"] == profile
+    stages = {path.stem for path in (root / "pipelines").glob("*.py")} - {"acquire"}
+    assert stages <= set(params), "each stage has a section of its own name"
+
+
+def test_the_committed_parameters_are_those_of_cpu(root):
+    committed = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    assert committed == compose("cpu", folder=root / "conf")
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "named"),
+    [
+        ("huge", [], "unknown profile 'huge'.*nano, cpu, gpu, tpu"),
+        ("nano", ["finetune.learning_rat=1"], "learning_rat"),
+        ("nano", ["corpus=none_such"], "none_such"),
+        ("nano", ["=="], "=="),
+    ],
+)
+def test_bad_overrides_are_one_line(root, profile, overrides, named):
+    with pytest.raises(UserError, match=named) as caught:
+        compose(profile, overrides, folder=root / "conf")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_section_is_named(tmp_path):
+    (tmp_path / "params.yaml").write_text("profile: nano\nseed: 0\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no section 'finetune'"):
+        stage_params("finetune", tmp_path / "params.yaml")
+
+
+def test_entry_points_exit_with_2_and_one_line(root, tmp_path):
+    answer = subprocess.run([sys.executable, str(root / "pipelines" / "corpus.py")], cwd=tmp_path, capture_output=True,
+                            text=True, check=False)  # fmt: skip
+    assert answer.returncode == 2
+    assert answer.stderr.count("\n") == 1
+    assert "params.yaml" in answer.stderr

@@ -1,0 +1,75 @@
+import hashlib
+import zipfile
+
+import pytest
+
+from tradewind import data
+from tradewind.errors import UserError
+from tradewind.files import read_json, write_json
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A manifest of two members of one wheel, and a `download` that hands out a local wheel."""
+    content = {"one.bin": b"1" * 1000, "two.bin": b"2" * 1000}
+    wheel = tmp_path / "pkg-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, payload in content.items():
+            archive.writestr(f"pkg/{name}", payload)
+    entries = [
+        {"file": f"in/{name}", "member": f"pkg/{name}", "wheel": "pkg==1", "bytes": len(payload),
+         "sha256": hashlib.sha256(payload).hexdigest()}
+        for name, payload in content.items()
+    ]  # fmt: skip
+    manifest = tmp_path / "manifest.json"
+    write_json(manifest, {"files": entries, "wheels": {"pkg==1": data.sha256_file(wheel)}})
+    monkeypatch.setattr(data, "download", lambda *_: wheel)
+    return tmp_path / "data", manifest, wheel
+
+
+def test_fetch_fills_in_what_is_missing_and_verifies(locked):
+    folder, manifest, _ = locked
+    assert data.fetch(folder, manifest) == ["in/one.bin", "in/two.bin"]
+    (folder / "in" / "two.bin").unlink()
+    assert data.fetch(folder, manifest) == ["in/two.bin"]
+    assert data.fetch(folder, manifest) == []
+
+
+def test_an_altered_file_is_named_and_kept(locked):
+    folder, manifest, _ = locked
+    data.fetch(folder, manifest)
+    (folder / "in" / "one.bin").write_bytes(b"mine")
+    for check in (data.verify, data.fetch):
+        with pytest.raises(UserError, match=r"in/one\.bin is altered \(4 bytes"):
+            check(folder, manifest)
+    assert (folder / "in" / "one.bin").read_bytes() == b"mine"
+
+
+def test_an_unknown_file_is_named(locked):
+    folder, manifest, _ = locked
+    data.fetch(folder, manifest)
+    (folder / "extra").touch()
+    with pytest.raises(UserError, match="extra is not in the manifest"):
+        data.verify(folder, manifest)
+
+
+def test_a_truncated_wheel_leaves_nothing(locked):
+    folder, manifest, wheel = locked
+    wheel.write_bytes(wheel.read_bytes()[:500])
+    with pytest.raises(UserError, match=wheel.name):
+        data.fetch(folder, manifest)
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_accept_alone_moves_the_lock(locked):
+    folder, manifest, _ = locked
+    data.fetch(folder, manifest)
+    (folder / "in" / "one.bin").write_bytes(b"mine")
+    assert data.accept(folder, manifest) == ["in/one.bin"]
+    data.verify(folder, manifest)
+    assert "wheel" not in next(e for e in read_json(manifest)["files"] if e["file"] == "in/one.bin")
+
+
+def test_a_wheel_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(UserError, match="no-such-package-of-tradewind==0"):
+        data.download("no-such-package-of-tradewind==0", "0" * 64, tmp_path)
