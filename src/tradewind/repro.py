@@ -109,7 +109,7 @@ def working_copy(root: Path, profile: str) -> Path:
         for path in (copy / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts and str(path.relative_to(copy)) not in names:
                 path.unlink()
-    if not (copy / "data").exists():
+    if not os.path.lexists(copy / "data"):
         (copy / "data").symlink_to(root / "data")
     if not (copy / ".dvc").exists():
         dvc(copy, "init", "--no-scm", "--quiet")

@@ -1,0 +1,56 @@
+import pytest
+
+from tradewind import tracking
+from tradewind.errors import UserError
+from tradewind.files import read_json, write_json
+from tradewind.tracking import Measurement, record_run
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRADEWIND_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tracking.client()
+
+
+def _record(variant="teacher-int8"):
+    with record_run(stage="evaluate", question="compression", variant=variant, params={"a": {"b": 1}},
+                    tags={"engine": "ort"}, path=f"reports/runs/{variant}.json") as run:  # fmt: skip
+        run.log(Measurement("answer_f1", 0.8, "1", n=192, interval=(0.75, 0.85), formula="token F1", seed=0))
+        run.log(Measurement("kl_to_parent", None, "nats"))
+    return run
+
+
+def test_records_are_imported_once_with_values_intervals_and_tags(store):
+    run = _record()
+    assert tracking.import_runs() == 1
+    assert tracking.import_runs() == 0
+    experiment = store.get_experiment_by_name("compression")
+    (found,) = store.search_runs([experiment.experiment_id])
+    assert found.data.metrics == {"answer_f1": 0.8, "answer_f1.low": 0.75, "answer_f1.high": 0.85}
+    assert found.data.params == {"a.b": "1"}
+    assert found.data.tags["tradewind.run_id"] == run.run_id
+    assert found.data.tags["engine"] == "ort"
+    assert found.data.tags["device"] == read_json("reports/runs/teacher-int8.json")["device"]
+
+
+def test_a_failed_run_leaves_no_record(store, tmp_path):
+    with pytest.raises(RuntimeError), record_run(stage="a", question="q", path="reports/runs/a.json"):
+        raise RuntimeError
+    assert not (tmp_path / "reports" / "runs" / "a.json").exists()
+
+
+def test_the_champion_is_an_alias_of_one_registered_version(store, tmp_path):
+    with pytest.raises(UserError, match="no champion"):
+        tracking.champion("nano")
+    for name in ("teacher-int8", "student-int8"):
+        write_json(tmp_path / name / "manifest.json", {"name": name, "weights_digest": name})
+        first = tracking.register_variant(name, tmp_path / name, "nano")
+        assert tracking.register_variant(name, tmp_path / name, "nano") == first, "once per digest"
+    tracking.set_champion("student-int8", "nano")
+    assert tracking.champion("nano") == "student-int8"
+    tracking.set_champion("teacher-int8", "nano")
+    assert tracking.champion("nano") == "teacher-int8"
+    with pytest.raises(UserError, match="'other' is not registered"):
+        tracking.set_champion("other", "nano")
