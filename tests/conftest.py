@@ -1,4 +1,4 @@
-"""What all tests share: no skips where REQUIRE=1, the base model, free ports."""
+"""What all tests share: no skips where REQUIRE=1, the base model, a finished nano run, free ports."""
 
 import os
 import socket
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT, checkout, repro
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
@@ -50,3 +51,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def nano_run(tmp_path_factory) -> Path:
+    """The working copy of a finished `nano` run in a repository of its own."""
+    repository = checkout(tmp_path_factory.mktemp("repository"))
+    repro(repository, "nano")
+    return repository / ".tradewind" / "runs" / "nano"
