@@ -26,7 +26,7 @@ import yaml
 
 from tradewind import data, host
 from tradewind.config import PROFILES, compose, read_params, run
-from tradewind.corpus.environment import package_versions
+from tradewind.corpus.environment import locate
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json, write_text
 from tradewind.tracking import flatten
@@ -134,7 +134,7 @@ def reproduce(root: Path, folder: Path, params: dict[str, Any]) -> None:
         data.fetch(root / "data", root / data.MANIFEST)
     state = folder / ".tradewind"
     host.write_facts(state / "host.json")
-    write_if_changed(state / "packages.json", package_versions(params["corpus"]["packages"]))
+    write_if_changed(state / "packages.json", _package_versions(params["corpus"]["packages"]))
     stages = run_stages(folder)
     for name, seconds in stages.items():
         print(f"{name:32s} {seconds / 60:6.1f} min")
@@ -145,6 +145,15 @@ def reproduce(root: Path, folder: Path, params: dict[str, Any]) -> None:
             "minutes": {name: round(seconds / 60, 2) for name, seconds in stages.items()},
             "total_minutes": round((time.monotonic() - started) / 60, 2), "disk_gib": round(disk_gib(root), 2),
         })  # fmt: skip
+
+
+def _package_versions(packages: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    """{python: {package: version}}: what the corpus stage depends on beside its parameters."""
+    versions: dict[str, dict[str, str]] = {}
+    for entry in packages:
+        python = entry.get("python") or ""
+        versions.setdefault(python or "own", {})[entry["package"]] = locate(entry["package"], python).version
+    return versions
 
 
 def run_stages(folder: Path) -> dict[str, float]:
