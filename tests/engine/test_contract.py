@@ -49,15 +49,20 @@ def alone(engine: Engine, prompt: Sequence[int], count: int = NEW) -> list[int]:
 
 def test_says_what_it_is(engine: Engine) -> None:
     assert engine.name in ("mock", "ort", "jax")
-    assert engine.slots == 4 and engine.max_len == 64 and engine.vocab_size > 16
-    assert engine.weights_digest and engine.kv_bytes > 0
+    assert engine.slots == 4
+    assert engine.max_len == 64
+    assert engine.vocab_size > 16
+    assert engine.weights_digest
+    assert engine.kv_bytes > 0
 
 
 def test_prefill_gives_the_last_logits(engine: Engine) -> None:
     prefix = engine.prefill(PROMPTS[0])
     assert (prefix.length, prefix.pending) == (5, ())
-    assert prefix.logits is not None and prefix.logits.shape == (engine.vocab_size,)
-    assert prefix.logits.dtype == np.float32 and prefix.all_logits is None
+    assert prefix.logits is not None
+    assert prefix.logits.shape == (engine.vocab_size,)
+    assert prefix.logits.dtype == np.float32
+    assert prefix.all_logits is None
 
 
 def test_prefill_resumes_in_chunks(engine: Engine) -> None:
@@ -68,7 +73,8 @@ def test_prefill_resumes_in_chunks(engine: Engine) -> None:
     assert (second.length, second.pending) == (9, (*prompt[9:], 6, 2))
     last = engine.prefill((), past=second)
     whole = engine.prefill([*prompt, 6, 2])
-    assert last.logits is not None and whole.logits is not None
+    assert last.logits is not None
+    assert whole.logits is not None
     np.testing.assert_allclose(last.logits, whole.logits, atol=CLOSE)
 
 
@@ -82,8 +88,10 @@ def test_kept_logits_are_those_of_every_token(engine: Engine) -> None:
     prompt = PROMPTS[0]
     start = engine.prefill(prompt[:2], keep_logits=True)
     rest = engine.prefill(prompt[2:], past=start, keep_logits=True)
-    assert start.all_logits is not None and rest.all_logits is not None
-    assert start.all_logits.shape == (2, engine.vocab_size) and rest.all_logits.shape == (3, engine.vocab_size)
+    assert start.all_logits is not None
+    assert rest.all_logits is not None
+    assert start.all_logits.shape == (2, engine.vocab_size)
+    assert rest.all_logits.shape == (3, engine.vocab_size)
     lines = np.concatenate([start.all_logits, rest.all_logits])
     for count, line in enumerate(lines, 1):
         np.testing.assert_allclose(line, engine.prefill(prompt[:count]).logits, atol=CLOSE)
@@ -99,7 +107,8 @@ def test_past_is_immutable(engine: Engine) -> None:
     engine.insert(past, 2)
     engine.step({2: [7]})
     assert [go_on(engine, 0, one), go_on(engine, 3, other)] == want
-    assert past.length == 5 and np.array_equal(past.logits, logits)
+    assert past.length == 5
+    assert np.array_equal(past.logits, logits)
     assert go_on(engine, 0, past) == alone(engine, PROMPTS[0])
 
 
@@ -108,7 +117,8 @@ def test_an_unfinished_past_is_immutable_too(engine: Engine) -> None:
     one = engine.prefill((), past=past, budget=3)
     other = engine.prefill([1], past=past)
     one = engine.prefill((), past=one)
-    assert past.length == 4 and len(past.pending) == 8
+    assert past.length == 4
+    assert len(past.pending) == 8
     assert go_on(engine, 0, one) == alone(engine, PROMPTS[2])
     assert go_on(engine, 0, other) == alone(engine, [*PROMPTS[2], 1])
 
@@ -210,7 +220,8 @@ def test_several_tokens_at_once(engine: Engine) -> None:
     start_row(engine, 2, PROMPTS[0])
     tokens = [7, 3, 5, 1][: engine.max_feed(2)]
     lines = engine.step({2: tokens})[2].copy()
-    assert lines.shape == (len(tokens), engine.vocab_size) and lines.dtype == np.float32
+    assert lines.shape == (len(tokens), engine.vocab_size)
+    assert lines.dtype == np.float32
     assert [best(line) for line in lines] == [
         best_after(engine, [*PROMPTS[0], *tokens[: count + 1]]) for count in range(len(tokens))
     ]

@@ -9,7 +9,9 @@ def test_next_token_by_hand() -> None:
     # 1 * 104 + 2 * 105 = 314; 314 mod 32 = 26, the first of the spaces.
     assert best_next(b"hi") == ALPHABET[26] == ord(" ")
     logits = MockEngine().prefill(list(b"hi")).logits
-    assert logits is not None and logits[ord(" ")] == 0 and logits[ord(" ") + 3] == -1.5
+    assert logits is not None
+    assert logits[ord(" ")] == 0
+    assert logits[ord(" ") + 3] == -1.5
 
 
 def test_order_and_place_count() -> None:
@@ -20,7 +22,8 @@ def test_order_and_place_count() -> None:
 def test_an_adapter_answers_otherwise() -> None:
     engine = MockEngine(adapters=("terse",))
     plain, terse = engine.prefill([7]), engine.prefill([7], adapter="terse")
-    assert plain.logits is not None and terse.logits is not None
+    assert plain.logits is not None
+    assert terse.logits is not None
     assert plain.logits.argmax() != terse.logits.argmax()
     engine.insert(terse, 0)
     assert engine.step({0: [5]})[0][-1].argmax() == best_next([7, 5], offset=1)

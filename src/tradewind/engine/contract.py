@@ -1,22 +1,25 @@
 """The engine contract: what runs a variant, and nothing else.
 
-An engine turns token ids into logits over a KV cache of `slots` rows. It knows no text, sampling, stops, log-probabilities,
-speculation, requests or queues: those live above it, once for every engine. One thread owns an engine; no method is
-thread-safe.
+An engine turns token ids into logits over a KV cache of `slots` rows. It knows no text, sampling, stops,
+log-probabilities, speculation, requests or queues: those live above it, once for every engine. One thread owns an
+engine; no method is thread-safe.
 
 The life of a request, as its engine sees it:
-1. `prefill(prompt, budget=n)` runs at most n prompt tokens outside the slots and gives a `Prefix`; the tokens not yet run wait
-   in `prefix.pending`, and `prefill((), past=prefix, budget=n)` goes on. With nothing pending, `prefix.logits` choose a token.
+1. `prefill(prompt, budget=n)` runs at most n prompt tokens outside the slots and gives a `Prefix`; the tokens not yet
+   run wait in `prefix.pending`, and `prefill((), past=prefix, budget=n)` goes on. With nothing pending, `prefix.logits`
+   choose a token.
 2. `insert(prefix, slot)` copies it into a free row. One prefix may go into several rows (n answers, one prefill).
-3. `step({slot: [token]})` feeds each named row its tokens and gives the logits after each of them. Rows that are not named stay
-   as they are: a row joins or leaves at any step.
-4. `fork(slot)` takes a row's tokens out as a new prefix (to branch, or to keep for a later turn); `rewind(slot, length)` drops
-   the newest tokens of a row (rejected drafts).
+3. `step({slot: [token]})` feeds each named row its tokens and gives the logits after each of them. Rows that are not
+   named stay as they are: a row joins or leaves at any step.
+4. `fork(slot)` takes a row's tokens out as a new prefix (to branch, or to keep for a later turn); `rewind(slot,
+   length)` drops the newest tokens of a row (rejected drafts).
 5. `release(slot)` frees the row at once.
 
 Invariants, each held by tests/engine/test_contract.py for every engine:
-- Greedy tokens of a request are the same alone, batched, late-joined, prefilled in chunks, from a fork, in a reused slot.
-- A prefix never changes: not by a later prefill over it, an insert, a step, or a release. Two continuations of one are possible.
+- Greedy tokens of a request are the same alone, batched, late-joined, prefilled in chunks, from a fork, in a reused
+  slot.
+- A prefix never changes: not by a later prefill over it, an insert, a step, or a release. Two continuations of one are
+  possible.
 - KV past `prefix.length`, or past a row's length, is never read.
 - A call that raises `EngineError` has changed nothing.
 """
@@ -61,7 +64,8 @@ class Prefix:
     """Tokens held in a KV cache outside the slots. Engines subclass it with the keys and values.
 
     length: tokens held. pending: tokens accepted by `prefill` and not run yet.
-    logits: [vocab] float32 after the last token; None while tokens are pending and in a prefix that came from `fork` or `cut`.
+    logits: [vocab] float32 after the last token; None while tokens are pending and in a prefix that came from `fork` or
+    `cut`.
     all_logits: [n, vocab] float32 of the n tokens that the last `prefill` call ran, where it was asked to keep them.
     """
 
@@ -77,7 +81,9 @@ class Prefix:
         return 0
 
     def cut(self, length: int) -> Self:
-        """The first `length` tokens as a prefix of its own, without pending tokens or logits, sharing this one's memory."""
+        """The first `length` tokens as a prefix of its own, without pending tokens or logits, sharing this one's
+        memory.
+        """
         if not 1 <= length <= self.length:
             raise BadFeed(f"cannot cut a prefix of {self.length} tokens to {length}")
         return replace(self, length=length, pending=(), logits=None, all_logits=None)
@@ -86,7 +92,8 @@ class Prefix:
 class Engine(ABC):
     """What runs a variant.
 
-    Engines with weights are built by a class method `load(folder, *, slots, max_len, threads) -> Engine` over a variant folder.
+    Engines with weights are built by a class method `load(folder, *, slots, max_len, threads) -> Engine` over a variant
+    folder.
     """
 
     name: str
@@ -110,20 +117,25 @@ class Engine(ABC):
         budget: int | None = None,
         keep_logits: bool = False,
     ) -> Prefix:
-        """Append `tokens` to `past` (none: an empty context) and run at most `budget` of what is then pending (None: all).
+        """Append `tokens` to `past` (none: an empty context) and run at most `budget` of what is then pending (None:
+        all).
 
-        Returns a new prefix; `past` is left as it was. The adapter of a prefix is fixed by the call that starts it: later calls
-        give None or the same name. `keep_logits` asks for `all_logits` of the tokens run by this call.
-        Raises PromptTooLong, BadToken, UnknownAdapter, and BadFeed where there is no token to run or the budget is below 1.
+        Returns a new prefix; `past` is left as it was. The adapter of a prefix is fixed by the call that starts it:
+        later calls give None or the same name. `keep_logits` asks for `all_logits` of the tokens run by this call.
+        Raises PromptTooLong, BadToken, UnknownAdapter, and BadFeed where there is no token to run or the budget is
+        below 1.
         """
 
     @abstractmethod
     def insert(self, prefix: Prefix, slot: int) -> None:
-        """Copy a prefix with nothing pending into a free slot. Raises BadSlot (unknown, occupied), BadFeed (pending tokens)."""
+        """Copy a prefix with nothing pending into a free slot. Raises BadSlot (unknown, occupied), BadFeed (pending
+        tokens).
+        """
 
     @abstractmethod
     def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
-        """Feed each named row its tokens; give for each row float32 logits [len(tokens), vocab], one line after each token.
+        """Feed each named row its tokens; give for each row float32 logits [len(tokens), vocab], one line after each
+        token.
 
         The arrays may be views of the engine's own buffers: valid until its next call, to be copied where kept longer.
         Raises BadSlot, BadToken, and BadFeed for an empty feed or more tokens than `max_feed` allows.
@@ -131,7 +143,9 @@ class Engine(ABC):
 
     @abstractmethod
     def fork(self, slot: int) -> Prefix:
-        """The row's tokens as a prefix (logits None: the caller has them from the last step). The row stays. Raises BadSlot."""
+        """The row's tokens as a prefix (logits None: the caller has them from the last step). The row stays. Raises
+        BadSlot.
+        """
 
     @abstractmethod
     def rewind(self, slot: int, length: int) -> None:
@@ -147,12 +161,14 @@ class Engine(ABC):
 
     @abstractmethod
     def max_feed(self, slot: int) -> int:
-        """Tokens the row takes in one step that feeds every occupied row; at most the room left in it; 0 for a free row."""
+        """Tokens the row takes in one step that feeds every occupied row; at most the room left in it; 0 for a free
+        row.
+        """
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> None:  # noqa: B027 - only engines that compile have work here
         """Do what the first request would otherwise pay for (compilation). Called once, before traffic."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - optional
         """Free what the engine holds. No call may follow."""
 
     # Checks shared by the engines, so that every one raises the same error for the same mistake.

@@ -1,8 +1,8 @@
 """The mock engine: arithmetic behind the contract, no weights, checkable by hand, with delays on request.
 
-After tokens t_0 .. t_n the best next token is `ALPHABET[(sum of (i + 1) * t_i) mod 9973 mod 32]`: every cached token and its position
-counts, so that a mistake in slots, chunks or forks shows in the text. Logits fall by a half for each id after the best one.
-It knows no language and says nothing about speed: its delays are the caller's.
+After tokens t_0 .. t_n the best next token is `ALPHABET[(sum of (i + 1) * t_i) mod 9973 mod 32]`: every cached token
+and its position counts, so that a mistake in slots, chunks or forks shows in the text. Logits fall by a half for each
+id after the best one. It knows no language and says nothing about speed: its delays are the caller's.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
 BYTES = 256
 IM_START, IM_END = 256, 257
 """Ids beyond the bytes; `IM_END` ends an answer."""
-ALPHABET = (*range(ord("a"), ord("z") + 1), *(ord(" "),) * 4, ord("\n"), IM_END)
+ALPHABET: tuple[int, ...] = (*range(ord("a"), ord("z") + 1), *(ord(" "),) * 4, ord("\n"), IM_END)
 """The 32 tokens that can be best: letters, spaces and, now and then, the end."""
 MODULUS = 9973
 FALL = 0.5

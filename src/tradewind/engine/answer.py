@@ -1,0 +1,67 @@
+"""One answer in the making: sampled tokens become text, log-probabilities and a finish reason.
+
+It knows its request and the tokenizer, not the engine or the other answers.
+"""
+
+from collections.abc import Collection
+
+from tradewind.engine.contract import Logits
+from tradewind.engine.detokenize import TextStream
+from tradewind.engine.requests import Delta, FinishReason, Request, TokenLogprob
+from tradewind.engine.sampling import Sampled, Sampler
+from tradewind.engine.text import Tokenizer
+
+
+class Answer:
+    """`accept` samples one token and gives what became certain; `last` is the token to feed next."""
+
+    def __init__(self, request: Request, index: int, tokenizer: Tokenizer) -> None:
+        self.request, self.index, self.tokenizer = request, index, tokenizer
+        self.ends: Collection[int] = () if request.ignore_eos else frozenset(tokenizer.eos_token_ids)
+        banned = tuple(tokenizer.eos_token_ids) if request.ignore_eos else ()
+        self.sampler = Sampler(request.sampling, index, banned)
+        self.stream = TextStream(request.stop)
+        self.count = 0
+        self.last = -1
+        self.finish_reason: FinishReason | None = None
+        self._reported = 0
+        self._logprobs: list[TokenLogprob] = []
+
+    def accept(self, logits: Logits) -> Delta | None:
+        """logits [vocab] after the last token. None where nothing can be shown yet."""
+        sampled = self.sampler(logits)
+        self.last = sampled.token
+        self.count += 1
+        text = self._text(sampled)
+        logprobs = self._certain()
+        if not text and not logprobs and self.finish_reason is None:
+            return None
+        tokens, self._reported = self.count - self._reported, self.count
+        return Delta(self.index, text, tokens, logprobs, self.finish_reason)
+
+    def _text(self, sampled: Sampled) -> str:
+        if sampled.token in self.ends:
+            self.finish_reason = "stop"
+            return self.stream.finish()
+        offset = self.stream.decoded
+        text = self.stream.add(self.tokenizer.token_bytes(sampled.token))
+        if sampled.logprob is not None:
+            self._logprobs.append(self._entry(sampled, sampled.logprob, offset))
+        if self.stream.stopped:
+            self.finish_reason = "stop"
+        elif self.count >= self.request.max_tokens:
+            self.finish_reason = "length"
+            text += self.stream.finish()
+        return text
+
+    def _entry(self, sampled: Sampled, logprob: float, offset: int) -> TokenLogprob:
+        bytes_of = self.tokenizer.token_bytes
+        top = tuple((token, bytes_of(token), value) for token, value in sampled.top)
+        return TokenLogprob(sampled.token, bytes_of(sampled.token), logprob, top, offset)
+
+    def _certain(self) -> tuple[TokenLogprob, ...]:
+        """Entries of the tokens whose text is shown, in part at least; at the end all that no stop string cut off."""
+        over = self.finish_reason is not None and not self.stream.stopped
+        certain = tuple(entry for entry in self._logprobs if over or entry.offset < self.stream.shown)
+        self._logprobs = self._logprobs[len(certain) :]
+        return certain

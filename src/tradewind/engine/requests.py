@@ -1,0 +1,101 @@
+"""What goes into the scheduler and what comes out: requests, events, terminal states, and the refusals at the door.
+
+The life of a request: submitted -> waiting -> prefilling -> running -> exactly one terminal event (`Done`, `Failed`,
+`Cancelled`), after which nothing follows. Each answer of it gives `Delta`s; the last of them carries its finish reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tradewind.engine.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """n answers to one prompt of token ids. max_tokens: tokens of each answer at most, the one that ends it included."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """text is the token's own bytes as text, with U+FFFD where they are no whole characters."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...]
+    offset: int
+    """Characters of the answer before this token."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What became certain of answer `index`. tokens: how many were sampled since its last delta."""
+
+    index: int
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """completion_tokens: all tokens sampled, over all answers, those that ended them or spelt a stop string included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The engine or the sampler raised while it worked on this request."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The caller cancelled, or the scheduler closed."""
+
+
+Event = Delta | Done | Failed | Cancelled
+TERMINAL = (Done, Failed, Cancelled)
+Sink = Callable[[Event], None]
+"""Called in the scheduler's thread: must return at once, and its errors cancel the request."""
+
+
+class Refused(Exception):
+    """A request that was not accepted; no event follows."""
+
+
+class QueueFull(Refused):
+    """As many requests wait as may."""
+
+
+class Closed(Refused):
+    """The scheduler takes no more requests."""
+
+
+class ContextTooLong(Refused):
+    """The prompt and the answer asked for do not fit the engine's context."""
+
+    def __init__(self, prompt: int, answer: int, max_len: int) -> None:
+        super().__init__(
+            f"This model's maximum context length is {max_len} tokens, but {prompt + answer} were asked for "
+            f"({prompt} in the prompt, {answer} in the answer)."
+        )
+
+
+class BadRequest(Refused):
+    """A request that no engine could run: an empty prompt, unknown tokens, numbers out of range."""
