@@ -1,0 +1,289 @@
+"""The scheduler's invariants: one terminal event each, slots come back, answers do not depend on their neighbours."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from tradewind.engine.contract import Logits, Prefix
+from tradewind.engine.mock import IM_END, MockEngine, best_next
+from tradewind.engine.requests import (
+    TERMINAL,
+    BadRequest,
+    Cancelled,
+    Closed,
+    ContextTooLong,
+    Delta,
+    Done,
+    Event,
+    Failed,
+    QueueFull,
+    Request,
+)
+from tradewind.engine.sampling import SamplingParams
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings, Ticket
+from tradewind.engine.text import ByteTokenizer
+
+GREEDY = SamplingParams(temperature=0)
+WAIT = 20.0
+"""Seconds after which a test gives up on an event; never slept through."""
+
+
+class Inbox:
+    """A request's events as they came."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.started, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self.started.set()
+        if isinstance(event, TERMINAL):
+            self.ended.set()
+
+    def end(self) -> Event:
+        assert self.ended.wait(WAIT)
+        return self.events[-1]
+
+    def text(self, index: int = 0) -> str:
+        self.end()
+        return "".join(event.text for event in self.events if isinstance(event, Delta) and event.index == index)
+
+    def finish(self, index: int = 0) -> str | None:
+        return next(
+            e.finish_reason for e in self.events if isinstance(e, Delta) and e.index == index and e.finish_reason
+        )
+
+
+def ask(prompt: str, max_tokens: int = 20, **more: object) -> Request:
+    return Request(tuple(prompt.encode()), max_tokens, **{"sampling": GREEDY, "ignore_eos": True, **more})  # type: ignore[arg-type]
+
+
+def send(scheduler: Scheduler, request: Request) -> tuple[Ticket, Inbox]:
+    inbox = Inbox()
+    return scheduler.submit(request, inbox), inbox
+
+
+def settled(scheduler: Scheduler) -> bool:
+    """Whether all slots come back, within WAIT."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        state = scheduler.snapshot()
+        if (state.free_slots, state.running, state.waiting) == (scheduler.engine.slots, 0, 0):
+            return True
+        threading.Event().wait(0.002)
+    return False
+
+
+def by_hand(prompt: str, max_tokens: int = 20) -> str:
+    tokens, made = list(prompt.encode()), b""
+    while len(made) < max_tokens:
+        best = best_next(tokens)
+        # A banned end leaves the runner-up: one id on, around the vocabulary of 258, is 0.
+        token = best if best != IM_END else 0
+        tokens.append(token)
+        made += bytes([token])
+    return made.decode()
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    made = Scheduler(MockEngine(slots=3, max_len=256), ByteTokenizer(), SchedulerSettings(prefill_chunk=16))
+    yield made
+    assert settled(made)
+    made.close()
+
+
+@pytest.fixture
+def slow() -> Iterator[Scheduler]:
+    """Two slots, 5 ms a step."""
+    engine = MockEngine(slots=2, max_len=4096, step_delay=0.005)
+    made = Scheduler(engine, ByteTokenizer(), SchedulerSettings(max_waiting=3))
+    yield made
+    made.close()
+
+
+def test_one_request_by_hand(scheduler: Scheduler) -> None:
+    _, inbox = send(scheduler, ask("hello"))
+    assert inbox.text() == by_hand("hello")
+    assert inbox.end() == Done(5, 20)
+    assert inbox.finish() == "length"
+    assert sum(event.tokens for event in inbox.events if isinstance(event, Delta)) == 20
+
+
+def test_the_end_token_stops_and_shows_nothing(scheduler: Scheduler) -> None:
+    tokens = list(b"hi")
+    while tokens[-1] != IM_END:
+        tokens.append(best_next(tokens))
+    made = bytes(tokens[2:-1]).decode()
+    _, inbox = send(scheduler, ask("hi", 200, ignore_eos=False))
+    assert (inbox.text(), inbox.finish(), inbox.end()) == (made, "stop", Done(2, len(made) + 1))
+
+
+def test_many_at_once_equal_each_alone(scheduler: Scheduler) -> None:
+    prompts = [f"{'long ' * (place % 7)}question {place}" for place in range(24)]
+    inboxes = [send(scheduler, ask(prompt, 10 + place))[1] for place, prompt in enumerate(prompts)]
+    for place, (prompt, inbox) in enumerate(zip(prompts, inboxes, strict=True)):
+        assert inbox.text() == by_hand(prompt, 10 + place)
+        assert sum(isinstance(event, TERMINAL) for event in inbox.events) == 1
+
+
+def test_sampled_answers_do_not_depend_on_neighbours(scheduler: Scheduler) -> None:
+    request = ask("seeded", sampling=SamplingParams(temperature=1.5, top_p=0.9, seed=11))
+    alone = send(scheduler, request)[1].text()
+    crowd = [send(scheduler, ask(f"noise {place}"))[1] for place in range(4)]
+    _, among = send(scheduler, request)
+    assert among.text() == alone
+    assert all(isinstance(inbox.end(), Done) for inbox in crowd)
+
+
+def test_a_late_joiner_runs_beside_the_others(slow: Scheduler) -> None:
+    early, first = send(slow, ask("early", 3000))
+    assert first.started.wait(WAIT)
+    _, late = send(slow, ask("late", 10))
+    assert late.text() == by_hand("late", 10)
+    assert not first.ended.is_set()
+    early.cancel()
+    assert first.end() == Cancelled()
+
+
+def test_n_answers_share_one_prefill_and_outnumber_the_slots(scheduler: Scheduler) -> None:
+    before = scheduler.snapshot().prompt_tokens
+    request = ask("several", 6, n=7, sampling=SamplingParams(temperature=2.0, seed=3))
+    _, inbox = send(scheduler, request)
+    texts = [inbox.text(index) for index in range(7)]
+    assert inbox.end() == Done(7, 42)
+    assert len(set(texts)) > 1
+    assert [inbox.finish(index) for index in range(7)] == ["length"] * 7
+    assert scheduler.snapshot().prompt_tokens - before == 7
+    alone = send(scheduler, ask("several", 6, sampling=SamplingParams(temperature=2.0, seed=3)))[1]
+    assert alone.text() == texts[0]
+
+
+def test_stop_strings_end_an_answer(scheduler: Scheduler) -> None:
+    whole = by_hand("stop here", 40)
+    stop = whole[10:13]
+    _, inbox = send(scheduler, ask("stop here", 40, stop=(stop,)))
+    assert inbox.text() == whole[: whole.index(stop)]
+    assert inbox.finish() == "stop"
+    assert inbox.end() == Done(9, whole.index(stop) + 3)
+
+
+def test_logprobs_come_with_their_text(scheduler: Scheduler) -> None:
+    whole = by_hand("stop here", 40)
+    request = ask("stop here", 40, stop=(whole[10:13],), sampling=SamplingParams(temperature=0, logprobs=2))
+    _, inbox = send(scheduler, request)
+    text = inbox.text()
+    entries = [entry for event in inbox.events if isinstance(event, Delta) for entry in event.logprobs]
+    assert b"".join(entry.piece for entry in entries).decode() == text
+    assert [entry.offset for entry in entries] == list(range(len(text)))
+    assert all(len(entry.top) == 2 and entry.top[0][0] == entry.token for entry in entries if entry.top[0][0] != IM_END)
+
+
+@pytest.mark.parametrize("moment", ["waiting", "running"])
+def test_cancelling_frees_the_slot_within_200_ms(slow: Scheduler, moment: str) -> None:
+    others = [send(slow, ask("other", 3000)) for _ in range(2 if moment == "waiting" else 1)]
+    for _, inbox in others:
+        assert inbox.started.wait(WAIT)
+    ticket, inbox = send(slow, ask("to be cancelled", 3000))
+    if moment == "running":
+        assert inbox.started.wait(WAIT)
+    start = time.monotonic()
+    ticket.cancel()
+    assert inbox.end() == Cancelled()
+    assert time.monotonic() - start < 0.2
+    assert slow.snapshot().free_slots == (0 if moment == "waiting" else 1)
+    ticket.cancel()
+    for other, _ in others:
+        other.cancel()
+    assert settled(slow)
+    assert sum(isinstance(event, TERMINAL) for event in inbox.events) == 1
+
+
+def test_the_queue_is_bounded(slow: Scheduler) -> None:
+    running = [send(slow, ask("runs", 3000)) for _ in range(2)]
+    for _, inbox in running:
+        assert inbox.started.wait(WAIT)
+    waiting = [send(slow, ask("waits", 3)) for _ in range(3)]
+    with pytest.raises(QueueFull):
+        send(slow, ask("too many", 3))
+    for ticket, _ in running:
+        ticket.cancel()
+    assert all(isinstance(inbox.end(), Done) for _, inbox in waiting)
+
+
+def test_what_cannot_run_is_refused(scheduler: Scheduler) -> None:
+    with pytest.raises(ContextTooLong, match="256 tokens, but 260"):
+        send(scheduler, ask("x" * 250, 10))
+    for bad in (Request((), 5), Request((300,), 5), Request((-1,), 5), Request((1,), 0), Request((1,), 5, n=0)):
+        with pytest.raises(BadRequest):
+            send(scheduler, bad)
+
+
+class Faulty(MockEngine):
+    """Raises at the calls it is told to, once each."""
+
+    def __init__(self) -> None:
+        super().__init__(slots=2, max_len=256)
+        self.broken: set[str] = set()
+
+    def _maybe(self, call: str) -> None:
+        if call in self.broken:
+            self.broken.discard(call)
+            raise RuntimeError(f"{call} broke")
+
+    def prefill(self, *args: object, **named: object) -> Prefix:  # type: ignore[override]
+        self._maybe("prefill")
+        return super().prefill(*args, **named)  # type: ignore[arg-type]
+
+    def insert(self, prefix: Prefix, slot: int) -> None:
+        self._maybe("insert")
+        super().insert(prefix, slot)
+
+    def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
+        self._maybe("step")
+        lines = super().step(feed)
+        if "nan" in self.broken:
+            self.broken.discard("nan")
+            next(iter(lines.values()))[:] = float("nan")
+        return lines
+
+
+@pytest.mark.parametrize("call", ["prefill", "insert", "step", "nan"])
+def test_a_fault_ends_its_request_and_not_the_loop(call: str) -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer())
+    engine.broken.add(call)
+    _, inbox = send(scheduler, ask("unlucky"))
+    assert isinstance(inbox.end(), Failed)
+    assert send(scheduler, ask("next"))[1].text() == by_hand("next")
+    assert settled(scheduler)
+    scheduler.close()
+
+
+def test_a_receiver_that_raises_loses_only_its_own_request(scheduler: Scheduler) -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("cannot take events")
+
+    scheduler.submit(ask("nobody listens", 200), broken)
+    assert send(scheduler, ask("next"))[1].text() == by_hand("next")
+
+
+def test_closing_ends_every_request() -> None:
+    scheduler = Scheduler(MockEngine(slots=1, max_len=4096, step_delay=0.005), ByteTokenizer())
+    inboxes = [send(scheduler, ask("left over", 3000))[1] for _ in range(3)]
+    assert inboxes[0].started.wait(WAIT)
+    scheduler.close()
+    assert [inbox.end() for inbox in inboxes] == [Cancelled()] * 3
+    with pytest.raises(Closed):
+        send(scheduler, ask("late"))
+    scheduler.close()
+
+
+def test_progress_is_known(scheduler: Scheduler) -> None:
+    send(scheduler, ask("token"))[1].end()
+    state = scheduler.snapshot()
+    assert state.seconds_since_progress < WAIT
+    assert (state.completion_tokens, scheduler.idle) == (20, settled(scheduler))
