@@ -117,7 +117,7 @@ HF_CONFIG_CONSTANTS: dict[str, object] = {
 class Attention(nnx.Module):
     """Causal grouped-query attention with rotary positions."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> None:
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         self.q = _linear(config.hidden_size, heads * dim, rngs, dtype, param_dtype)
         self.k = _linear(config.hidden_size, kv_heads * dim, rngs, dtype, param_dtype)
@@ -142,7 +142,7 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """SwiGLU (arXiv:2002.05202): down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> None:
         self.gate = _linear(config.hidden_size, config.mlp_size, rngs, dtype, param_dtype)
         self.up = _linear(config.hidden_size, config.mlp_size, rngs, dtype, param_dtype)
         self.down = _linear(config.mlp_size, config.hidden_size, rngs, dtype, param_dtype)
@@ -154,7 +154,7 @@ class MLP(nnx.Module):
 class Layer(nnx.Module):
     """One pre-norm transformer layer."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> None:
         self.attention_norm = _norm(config, rngs, dtype, param_dtype)
         self.attention = Attention(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.mlp_norm = _norm(config, rngs, dtype, param_dtype)
@@ -181,7 +181,7 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
-    ):
+    ) -> None:
         init = nnx.initializers.normal(0.02)
         self.config = config
         self.embed = nnx.Embed(
