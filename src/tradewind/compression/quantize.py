@@ -1,0 +1,191 @@
+"""Round weights to int8 or int4 codes with one float16 scale for every 32 neighbours along the input dimension.
+
+Symmetric, round-to-nearest, no calibration. The grids are those of GGUF's `Q8_0` and `Q4_0`, which ONNX Runtime's
+`MatMulNBits` runs as they are (block 32, zero points 128 and 8): quantize once, run the same integers anywhere.
+Not covered: activation quantization, calibrated rounding (GPTQ, AWQ), zero points, blocks other than 32.
+
+With w a block, d its scale before it is stored in float16, and q its codes:
+- int8: d = max|w| / 127, q = w / d rounded to nearest, ties away from zero: q in [-127, 127].
+- int4: d = (the w of largest magnitude, with its sign) / -8, q = floor(w / d + 8.5) - 8, ties upward: q in [-8, 7].
+- A block whose d is zero in float16 stands for zeros: q = 0.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tradewind.compression.rules import Rule, assign
+from tradewind.errors import UserError
+from tradewind.files import atomic_path
+
+BLOCK = 32
+"""Weights that share a scale. 576, the default width, is no multiple of 128 or 256."""
+BITS = {"int8": 8, "int4": 4}
+CODES, SCALES = ".codes", ".scales"
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A quantized matrix. codes: int8 [out, in]. scales: float16 [out, in / 32]. bits: 8 or 4 (codes then in [-8, 7])."""
+
+    bits: int
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float16]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of packed codes and scales."""
+        return self.codes.size * self.bits // 8 + self.scales.nbytes
+
+    def dequantize(self) -> Array:
+        """float32 [out, in]: each code times the float16 scale of its block; what every runtime computes with."""
+        out, width = self.codes.shape
+        blocks = self.codes.reshape(out, width // BLOCK, BLOCK).astype(np.float32)
+        return (blocks * self.scales.astype(np.float32)[..., None]).reshape(out, width)
+
+
+Tensor = Array | Blocks
+"""A weight as a variant holds it: float32, or blocks."""
+
+
+def quantize(flat: Mapping[str, Array], rules: Sequence[Rule]) -> dict[str, Tensor]:
+    """The weights of a flat Hugging Face dict, each as its rule says. Raises UserError for rules that do not fit."""
+    dtypes = assign(rules, flat)
+    return {name: quantize_tensor(weight, dtypes[name], name) for name, weight in flat.items()}
+
+
+def quantize_tensor(weight: Array, dtype: str, name: str = "tensor") -> Tensor:
+    """A matrix [out, in] in blocks of 32 along `in`, or any array kept in float32."""
+    weight = np.asarray(weight, np.float32)
+    if dtype == "float32":
+        return weight
+    if weight.ndim != 2 or weight.shape[1] % BLOCK:
+        raise UserError(f"{name} of shape {weight.shape} cannot be {dtype}: it needs [out, in] with in a multiple of {BLOCK}")
+    if not np.isfinite(weight).all():
+        raise UserError(f"{name} holds values that are not finite")
+    out, width = weight.shape
+    blocks = weight.reshape(out, width // BLOCK, BLOCK)
+    codes, scale = (_int8 if dtype == "int8" else _int4)(blocks)
+    scales = scale.astype(np.float16)
+    if not np.isfinite(scales).all():
+        raise UserError(f"{name} holds values too large for a float16 scale")
+    return Blocks(BITS[dtype], codes.reshape(out, width), scales[..., 0])
+
+
+def _int8(blocks: Array) -> tuple[NDArray[np.int8], Array]:
+    scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    scaled = blocks * _inverse(scale)
+    whole = np.trunc(scaled)
+    away = np.trunc(2 * (scaled - whole))  # exact, where adding a half to the value would round
+    return (whole + away).astype(np.int8), scale
+
+
+def _int4(blocks: Array) -> tuple[NDArray[np.int8], Array]:
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1)
+    scale = largest / np.float32(-8)
+    codes = np.floor(blocks * _inverse(scale) + np.float32(8.5)).clip(0, 15).astype(np.int8) - np.int8(8)
+    return codes, scale
+
+
+def _inverse(scale: Array) -> Array:
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale.astype(np.float16) != 0)
+
+
+def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    """The float32 weights that the codes stand for."""
+    return {name: t.dequantize() if isinstance(t, Blocks) else t for name, t in tensors.items()}
+
+
+def stack_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Matrices of one dtype and width, one below the other: the same codes and scales, so the same products."""
+    if all(isinstance(part, Blocks) for part in parts):
+        blocks = [part for part in parts if isinstance(part, Blocks)]
+        if len({part.bits for part in blocks}) > 1:
+            raise UserError("matrices of different bits cannot be stacked")
+        return Blocks(blocks[0].bits, np.concatenate([b.codes for b in blocks]), np.concatenate([b.scales for b in blocks]))
+    return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+
+
+def errors(flat: Mapping[str, Array], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Per quantized tensor: `relative_rms` = |w - w'| / |w| (Frobenius norms) and `max`, the largest |w - w'|."""
+    return {name: _error(flat[name], t.dequantize()) for name, t in tensors.items() if isinstance(t, Blocks)}
+
+
+def _error(weight: Array, restored: Array) -> dict[str, float]:
+    delta = np.subtract(weight, restored, dtype=np.float64)
+    norm = float(np.sqrt(np.square(weight, dtype=np.float64).sum()))
+    relative = float(np.sqrt(np.square(delta).sum())) / norm if norm else 0.0
+    return {"relative_rms": float(f"{relative:.6g}"), "max": float(f"{np.abs(delta).max():.6g}")}
+
+
+def pack4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Two int4 codes a byte along the last axis, plus 8 each, the first in the low half: the layout of `MatMulNBits`."""
+    unsigned = (codes + np.int8(8)).astype(np.uint8)
+    return unsigned[..., 0::2] | (unsigned[..., 1::2] << np.uint8(4))
+
+
+def unpack4(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """What `pack4` packed."""
+    halves = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
+    return halves.reshape(*packed.shape[:-1], -1).astype(np.int8) - np.int8(8)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file: `NAME.codes` (int8, or uint8 with two int4 each) and `NAME.scales`, float tensors as `NAME`."""
+    stored: dict[str, NDArray[np.generic]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Blocks):
+            stored[name + CODES] = np.ascontiguousarray(tensor.codes if tensor.bits == 8 else pack4(tensor.codes))
+            stored[name + SCALES] = np.ascontiguousarray(tensor.scales)
+        else:
+            stored[name] = np.ascontiguousarray(tensor)
+    with atomic_path(path) as temporary:
+        save_file(stored, temporary)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """What `save_tensors` saved. Raises UserError naming a file that is missing or damaged, or a tensor without its half."""
+    stored = _stored(path)
+    tensors: dict[str, Tensor] = {}
+    for name in _names(stored):
+        codes, scales, plain = stored.get(name + CODES), stored.get(name + SCALES), stored.get(name)
+        if plain is not None:
+            tensors[name] = plain.astype(np.float32, copy=False)
+        elif codes is None or scales is None:
+            raise UserError(f"{path}: {name} lacks its {'codes' if codes is None else 'scales'}")
+        else:
+            tensors[name] = _blocks(codes, scales, f"{path}: {name}")
+    return tensors
+
+
+def _stored(path: Path) -> dict[str, NDArray[np.generic]]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def _names(stored: Iterable[str]) -> list[str]:
+    return sorted({name.removesuffix(CODES).removesuffix(SCALES) for name in stored})
+
+
+def _blocks(codes: NDArray[np.generic], scales: NDArray[np.generic], where: str) -> Blocks:
+    bits = 4 if codes.dtype == np.uint8 else 8
+    unpacked = unpack4(codes) if codes.dtype == np.uint8 else codes  # type: ignore[arg-type]
+    if scales.dtype != np.float16 or unpacked.dtype != np.int8 or unpacked.shape != (len(scales), scales.shape[-1] * BLOCK):
+        raise UserError(f"{where}: codes {codes.dtype} {codes.shape} and scales {scales.dtype} {scales.shape} do not belong together")
+    return Blocks(bits, unpacked, scales)  # type: ignore[arg-type]
