@@ -1,0 +1,75 @@
+"""Low-rank adapters: W x + (alpha / rank) B A x with only A and B trained (arXiv:2106.09685), and their merge into W.
+
+Layers are counted from the top: the backward pass ends below the lowest layer that has an adapter, so fewer layers are
+cheaper by more than their adapters. This file does not know training, and adapters of several users in one batch.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tradewind.errors import UserError
+from tradewind.model.decoder import Decoder
+
+MODULES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Which linear layers get adapters. `layers`: how many of the top layers; 0 means all."""
+
+    rank: int
+    alpha: float
+    modules: tuple[str, ...] = MODULES
+    layers: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.modules) - set(MODULES)):
+            raise UserError(f"lora.modules: unknown module {unknown[0]!r} (choices: {', '.join(MODULES)})")
+        if self.rank < 1 or not self.modules or self.layers < 0:
+            raise UserError("lora: rank must be at least 1, modules not empty, layers 0 (all) or more")
+
+
+class AdaptedLinear(nnx.Module):
+    """A linear layer [in, out] and its adapter a [in, rank], b [rank, out]; b starts at zero, so nothing changes."""
+
+    def __init__(self, base: nnx.Linear, rank: int, alpha: float, rngs: nnx.Rngs):
+        inputs, outputs = base.kernel.shape
+        self.base = base
+        self.a = nnx.LoRAParam(nnx.initializers.he_uniform()(rngs.params(), (inputs, rank), jnp.float32))
+        self.b = nnx.LoRAParam(jnp.zeros((rank, outputs), jnp.float32))
+        self.scale = alpha / rank
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out]."""
+        a, b = self.a[...].astype(x.dtype), self.b[...].astype(x.dtype)
+        return self.base(x) + (x @ a) @ (b * self.scale)
+
+    def merged(self) -> nnx.Linear:
+        """The base layer with the adapter added to its kernel."""
+        kernel = self.base.kernel
+        kernel[...] = kernel[...] + (self.a[...] @ self.b[...] * self.scale).astype(kernel[...].dtype)
+        return self.base
+
+
+def adapt(model: Decoder, config: LoRAConfig, rngs: nnx.Rngs) -> None:
+    """Put adapters into `model`, in place."""
+    if config.layers > len(model.layers):
+        raise UserError(f"lora.layers: {config.layers} asked for, the model has {len(model.layers)}")
+    for layer in list(model.layers)[-config.layers :]:
+        for owner in (layer.attention, layer.mlp):
+            for name in config.modules:
+                if hasattr(owner, name):
+                    setattr(owner, name, AdaptedLinear(getattr(owner, name), config.rank, config.alpha, rngs))
+
+
+def merge(model: Decoder) -> None:
+    """Fold every adapter of `model` into its layer, in place; the model is then a plain decoder."""
+    for layer in model.layers:
+        for owner in (layer.attention, layer.mlp):
+            for name in MODULES:
+                module = getattr(owner, name, None)
+                if isinstance(module, AdaptedLinear):
+                    setattr(owner, name, module.merged())
