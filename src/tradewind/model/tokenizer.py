@@ -30,8 +30,8 @@ from tradewind.files import read_json, write_json, write_text
 
 SPECIALS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>", "<file_sep>", "<filename>",
-    "<gh_stars>", "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>", "<jupyter_code>",
-    "<jupyter_output>", "<jupyter_script>", "<empty_output>",
+    "<gh_stars>", "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>",
+    "<jupyter_code>", "<jupyter_output>", "<jupyter_script>", "<empty_output>",
 )  # fmt: skip
 """The special tokens of SmolLM2 in the order of their ids, for tokenizers trained here."""
 
