@@ -1,0 +1,115 @@
+"""Introspection of a package inside the interpreter it is installed in; standard library only, run as a script.
+
+Usage: python introspect.py PACKAGE < modules.txt   (one dotted module name a line)
+Writes JSON lines: public path, defining path, kind, docstring and signature of the public objects of those modules.
+Modules are imported; documentation examples are not run. A module that fails to import is left out.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import sys
+import types
+import warnings
+
+_SKIP = (types.ModuleType, str, bytes, int, float, bool, tuple, list, dict, set, frozenset, type(None))
+
+
+def main():
+    package, modules = sys.argv[1], sys.stdin.read().split()
+    # What imported modules print must not mix with the rows.
+    rows, sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8"), sys.stderr
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except (Exception, SystemExit):
+            continue
+        for row in module_rows(package, module, name):
+            rows.write(json.dumps(row, ensure_ascii=True) + "\n")
+    rows.close()
+
+
+def module_rows(package, module, name):
+    """Rows of the public names of a module that its own package defines."""
+    public = getattr(module, "__all__", None)
+    declared = isinstance(public, (list, tuple))
+    for key in sorted(set(str(k) for k in public)) if declared else sorted(vars(module)):
+        if key.startswith("_"):
+            continue
+        try:
+            value = getattr(module, key)
+            if not isinstance(value, _SKIP) and belongs(package, value, declared):
+                yield from object_rows(name + "." + key, value)
+        except Exception:
+            continue
+
+
+def belongs(package, value, declared):
+    owner = getattr(value, "__module__", None)
+    if not isinstance(owner, str):
+        return declared or not callable(value) or type(value).__module__.split(".")[0] == package
+    return owner.split(".")[0] == package or (declared and owner.split(".")[0].strip("_").startswith(package))
+
+
+def object_rows(path, value):
+    yield row(path, value, kind_of(value))
+    if isinstance(value, type):
+        for key, raw in sorted(vars(value).items()):
+            if not key.startswith("_") and not isinstance(raw, (type,) + _SKIP):
+                kind = "property" if not callable(unwrap(raw)) else "method"
+                if documented(raw):
+                    yield row(path + "." + key, unwrap(raw), kind, defined_by(value) + "." + key)
+
+
+def documented(raw):
+    text = getattr(unwrap(raw), "__doc__", None)
+    return isinstance(text, str) and text != getattr(type(raw), "__doc__", None)
+
+
+def unwrap(raw):
+    return raw.__func__ if isinstance(raw, (classmethod, staticmethod)) else raw
+
+
+def row(path, value, kind, defined=None):
+    text = getattr(value, "__doc__", None)
+    if not isinstance(text, str) or (kind == "attribute" and text == type(value).__doc__):
+        text = ""
+    return {
+        "path": path,
+        "defined": defined or defined_by(value),
+        "kind": kind,
+        "doc": inspect.cleandoc(text),
+        "signature": signature(value) if kind in ("function", "method", "class") else "",
+        "source": isinstance(value, types.FunctionType),
+    }
+
+
+def defined_by(value):
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    return "%s.%s" % (module, name) if isinstance(module, str) and isinstance(name, str) else ""
+
+
+def kind_of(value):
+    if isinstance(value, type):
+        return "class"
+    return "function" if callable(value) and hasattr(value, "__name__") else "attribute"
+
+
+def signature(value):
+    """The signature as text; empty where the object has none that Python can read."""
+    try:
+        found = inspect.signature(value)
+    except (ValueError, TypeError, NameError):
+        return ""
+    plain = [p.replace(annotation=p.empty) for p in found.parameters.values() if p.name != "self"]
+    try:
+        return str(found.replace(parameters=plain, return_annotation=found.empty))
+    except ValueError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()
