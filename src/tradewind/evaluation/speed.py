@@ -1,0 +1,193 @@
+"""Speed and memory of an engine, without HTTP: prefill, time to first token, decode at one stream and at full slots.
+
+Every variant gets a fresh process; the processes take turns, one round each, so that a drift of the machine falls on
+all of them alike. Rounds before the first counted one warm up and are not counted. Text does not matter to dense
+weights: prompts are seeded random ids. It measures the engine alone; the load tests measure the server.
+"""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tradewind.engine import Engine, Prefix, load_engine
+from tradewind.errors import UserError
+from tradewind.evaluation.bootstrap import median_interval
+from tradewind.tracking import Measurement
+
+FORMULAS = {
+    "prefill_tokens_per_s": ("token/s", "{prefill_tokens} prompt tokens / seconds of one prefill"),
+    "ttft_ms": ("ms", "prefill of {ttft_tokens} prompt tokens, choice of the greedy token, in the engine, no HTTP"),
+    "decode_tokens_per_s": (
+        "token/s",
+        "{decode_tokens} greedy tokens / seconds, one stream, after a prompt of {ttft_tokens}",
+    ),
+    "decode_tokens_per_s_batch": (
+        "token/s",
+        "{slots} rows x {batch_tokens} greedy tokens / seconds, each row after a prompt of {ttft_tokens}",
+    ),
+}
+HOW = "; median of {repeats} interleaved repeats after {warm_up} uncounted, {threads} threads, engine {engine}"
+RSS = (
+    "highest resident set (VmHWM) of a fresh process that loads the engine with {slots} slots and runs all of the above"
+)
+
+
+@dataclass(frozen=True)
+class SpeedPlan:
+    """What one round runs. Tokens, rows and counts; `max_len` is the context of a slot."""
+
+    engine: str
+    slots: int
+    max_len: int
+    threads: int
+    prefill_tokens: int
+    ttft_tokens: int
+    decode_tokens: int
+    batch_tokens: int
+    repeats: int
+    warm_up: int
+
+
+def run_round(engine: Engine, plan: SpeedPlan, seed: int) -> dict[str, float]:
+    """One value for each measure of `FORMULAS`. All slots must be free, and are free again afterwards."""
+    rng = np.random.default_rng(seed)
+    long = rng.integers(engine.vocab_size, size=plan.prefill_tokens).tolist()
+    short = rng.integers(engine.vocab_size, size=plan.ttft_tokens).tolist()
+    prefill_seconds, _ = _timed(lambda: engine.prefill(long))
+    first_seconds, prefix = _timed(lambda: _first(engine.prefill(short)))
+    return {
+        "prefill_tokens_per_s": plan.prefill_tokens / prefill_seconds,
+        "ttft_ms": 1000 * first_seconds,
+        "decode_tokens_per_s": _decode_rate(engine, prefix, 1, plan.decode_tokens),
+        "decode_tokens_per_s_batch": _decode_rate(engine, prefix, plan.slots, plan.batch_tokens),
+    }
+
+
+def _timed(call: Callable[[], Prefix]) -> tuple[float, Prefix]:
+    started = time.perf_counter()
+    answer = call()
+    return time.perf_counter() - started, answer
+
+
+def _first(prefix: Prefix) -> Prefix:
+    assert prefix.logits is not None
+    prefix.logits.argmax()
+    return prefix
+
+
+def _decode_rate(engine: Engine, prefix: Prefix, rows: int, tokens: int) -> float:
+    assert prefix.logits is not None
+    for slot in range(rows):
+        engine.insert(prefix, slot)
+    chosen = [int(prefix.logits.argmax())] * rows
+    started = time.perf_counter()
+    for _ in range(tokens):
+        logits = engine.step({slot: [chosen[slot]] for slot in range(rows)})
+        chosen = [int(logits[slot][-1].argmax()) for slot in range(rows)]
+    seconds = time.perf_counter() - started
+    for slot in range(rows):
+        engine.release(slot)
+    return rows * tokens / seconds
+
+
+class FreshProcess:
+    """One variant in a process of its own, which runs a round when asked."""
+
+    def __init__(self, folder: Path | None, plan: SpeedPlan) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, folder, plan), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def round(self, seed: int) -> dict[str, float]:
+        self._pipe.send(seed)
+        values: dict[str, float] = self._receive()
+        return values
+
+    def close(self) -> int:
+        """End the process; its peak memory in bytes."""
+        self._pipe.send(None)
+        peak: int = self._receive()
+        self._process.join(timeout=30)
+        return peak
+
+    def kill(self) -> None:
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(timeout=30)
+        self._pipe.close()
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise UserError(f"the process that was measured ended with code {self._process.exitcode}") from None
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+
+def _serve(pipe: Connection, folder: Path | None, plan: SpeedPlan) -> None:
+    """Child process: load, then answer each seed with a round, and None with the peak memory."""
+    try:
+        engine = load_engine(folder, plan.engine, plan.slots, plan.max_len, plan.threads)
+        engine.warm_up()
+    except UserError as error:
+        pipe.recv()
+        pipe.send(error)
+        return
+    while (seed := pipe.recv()) is not None:
+        pipe.send(run_round(engine, plan, seed))
+    engine.close()
+    pipe.send(peak_rss_bytes())
+
+
+def peak_rss_bytes() -> int:
+    """Highest resident set of this process. VmHWM where there is /proc: unlike ru_maxrss it starts anew at exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def measure(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> dict[str, list[Measurement]]:
+    """Measurements by variant name: the processes take turns, `warm_up` uncounted rounds and then `repeats` counted
+    ones."""
+    processes: dict[str, FreshProcess] = {}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    try:
+        for name, folder in variants.items():
+            processes[name] = FreshProcess(folder, plan)
+        for number in tqdm(range(plan.warm_up + plan.repeats), desc="rounds", disable=None):
+            for name, process in processes.items():
+                values = process.round(seed + number)
+                rounds[name] += [values] if number >= plan.warm_up else []
+        return {name: measurements(rounds[name], process.close(), plan, seed) for name, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+
+
+def measurements(rounds: list[dict[str, float]], peak_rss: int, plan: SpeedPlan, seed: int) -> list[Measurement]:
+    facts = vars(plan)
+    out = []
+    for name, (unit, formula) in FORMULAS.items():
+        values = [values[name] for values in rounds]
+        how = (formula + HOW).format(**facts)
+        out.append(
+            Measurement(name, float(np.median(values)), unit, len(values), median_interval(values, seed), how, seed)
+        )
+    return [*out, Measurement("peak_rss_bytes", peak_rss, "B", 1, None, RSS.format(**facts))]

@@ -1,0 +1,114 @@
+"""Pareto plots of quality against speed and against size, as PNG and as the CSV that `dvc plots` reads.
+
+A variant is on the front where no other has at least its F1 at less cost. Drawn without pyplot: no state, no display.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tradewind.files import atomic_path, write_text
+
+COLOURS = {"base": "#7f7f7f", "teacher": "#1f77b4", "student": "#d95f02"}
+MARKERS = {"fp32": "o", "int8": "s", "int4": "^"}
+COLUMNS = ("variant", "answer_f1", "low", "high", "megabytes", "decode_tokens_per_s")
+
+
+def points(variants: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row of `COLUMNS` for each variant that has answers."""
+    rows = []
+    for name, row in variants.items():
+        if row["answer_f1"] is not None:
+            low, high = row["answer_f1_ci"]
+            values = (name, row["answer_f1"], low, high, row["bytes"] / 1e6, row["decode_tokens_per_s"])
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def front(rows: Sequence[Mapping[str, Any]], cost: str, more_is_better: bool) -> list[Mapping[str, Any]]:
+    """The rows that no other beats in F1 at the same cost or less, by rising `cost`."""
+    sign = -1 if more_is_better else 1
+    best, kept = float("-inf"), []
+    for row in sorted(rows, key=lambda r: (sign * r[cost], -r["answer_f1"])):
+        if row["answer_f1"] > best:
+            best = row["answer_f1"]
+            kept.append(row)
+    return sorted(kept, key=lambda r: r[cost])
+
+
+def write_plots(folder: Path, variants: Mapping[str, Any], baselines: Mapping[str, Any], device: str) -> list[Path]:
+    """quality.csv, quality_speed.png and quality_bytes.png in `folder`."""
+    rows = points(variants)
+    write_text(folder / "quality.csv", _csv(rows))
+    pictures = (
+        ("quality_speed.png", "decode_tokens_per_s", True, "decode, tokens/s, one stream (more is better)"),
+        ("quality_bytes.png", "megabytes", False, "served weights, MB (less is better)"),
+    )
+    for name, cost, more, label in pictures:
+        drawn = _picture(rows, baselines, cost, more, label, device)
+        with atomic_path(folder / name) as temporary:
+            drawn.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+    return [folder / name for name, *_ in pictures]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _picture(
+    rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any], cost: str, more: bool, label: str, device: str
+) -> Figure:
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    edge = front(rows, cost, more)
+    axes.plot([r[cost] for r in edge], [r["answer_f1"] for r in edge], color="#bbbbbb", lw=6, alpha=0.5, zorder=1)
+    for row in rows:
+        _point(axes, row, cost)
+    for name, row in sorted(baselines.items()):
+        axes.axhline(row["answer_f1"], color="#444444", lw=0.8, ls=":")
+        axes.annotate(
+            name, (0.995, row["answer_f1"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+        )
+    axes.set(xlabel=label, ylabel="answer F1 (bars: 95 % interval)", ylim=(0, 1.02))
+    axes.set_title(f"Quality and cost of each variant; grey: Pareto front\n{device}", fontsize=9)
+    axes.margins(x=0.14)
+    _plain_ticks(axes)
+    axes.grid(alpha=0.25, which="both")
+    return figure
+
+
+def _plain_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _point(axes: Axes, row: Mapping[str, Any], cost: str) -> None:
+    model, _, precision = row["variant"].rpartition("-")
+    colour = COLOURS.get(model, "#2ca02c")
+    error = [[max(0.0, row["answer_f1"] - row["low"])], [max(0.0, row["high"] - row["answer_f1"])]]
+    axes.errorbar(
+        row[cost],
+        row["answer_f1"],
+        yerr=error,
+        fmt=MARKERS.get(precision, "D"),
+        color=colour,
+        ms=8,
+        capsize=3,
+        zorder=2,
+    )
+    axes.annotate(row["variant"], (row[cost], row["answer_f1"]), xytext=(8, 6), textcoords="offset points", fontsize=8)
