@@ -20,6 +20,7 @@ class Answer:
         self.ends: Collection[int] = () if request.ignore_eos else frozenset(tokenizer.eos_token_ids)
         banned = tuple(tokenizer.eos_token_ids) if request.ignore_eos else ()
         self.sampler = Sampler(request.sampling, index, banned)
+        self.specials = frozenset(tokenizer.special_ids)
         self.stream = TextStream(request.stop)
         self.count = 0
         self.last = -1
@@ -44,7 +45,7 @@ class Answer:
             self.finish_reason = "stop"
             return self.stream.finish()
         offset = self.stream.decoded
-        text = self.stream.add(self.tokenizer.token_bytes(sampled.token))
+        text = self.stream.add(self._bytes(sampled.token))
         if sampled.logprob is not None:
             self._logprobs.append(self._entry(sampled, sampled.logprob, offset))
         if self.stream.stopped:
@@ -55,9 +56,11 @@ class Answer:
         return text
 
     def _entry(self, sampled: Sampled, logprob: float, offset: int) -> TokenLogprob:
-        bytes_of = self.tokenizer.token_bytes
-        top = tuple((token, bytes_of(token), value) for token, value in sampled.top)
-        return TokenLogprob(sampled.token, bytes_of(sampled.token), logprob, top, offset)
+        top = tuple((token, self._bytes(token), value) for token, value in sampled.top)
+        return TokenLogprob(sampled.token, self._bytes(sampled.token), logprob, top, offset)
+
+    def _bytes(self, token: int) -> bytes:
+        return b"" if token in self.specials else self.tokenizer.token_bytes(token)
 
     def _certain(self) -> tuple[TokenLogprob, ...]:
         """Entries of the tokens whose text is shown, in part at least; at the end all that no stop string cut off."""

@@ -12,6 +12,7 @@ Not covered: priorities, fairness between tenants, deadlines, prefix reuse, spec
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -48,7 +49,11 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counts at one moment. running: answers in slots. waiting: requests accepted that have no answer in a slot yet."""
+    """Counts at one moment. seconds_since_progress: since a token was made or a chunk of a prompt run; at first
+    infinite.
+
+    running: answers in slots. waiting: requests accepted that have no answer in a slot yet.
+    """
 
     running: int
     waiting: int
@@ -106,7 +111,7 @@ class Scheduler:
         self._free = list(range(engine.slots))
         self._changed = threading.Condition()
         self._closing = False
-        self._progress = time.monotonic()
+        self._progress = -math.inf
         self._prompt_tokens = self._completion_tokens = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()

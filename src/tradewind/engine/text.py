@@ -13,10 +13,12 @@ Message = Mapping[str, str]
 
 
 class Tokenizer(Protocol):
-    """Token bytes joined are the text's bytes; ids without text (specials) have none."""
+    """The bytes of tokens joined are the text's bytes, special tokens left out."""
 
     @property
     def eos_token_ids(self) -> Sequence[int]: ...
+    @property
+    def special_ids(self) -> Sequence[int]: ...
     def encode(self, text: str) -> list[int]: ...
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]: ...
     def token_bytes(self, token: int) -> bytes: ...
@@ -26,6 +28,7 @@ class ByteTokenizer:
     """One token a UTF-8 byte, two specials; chat in ChatML. Text cannot spell a special token."""
 
     eos_token_ids = (IM_END,)
+    special_ids = (IM_START, IM_END)
     vocab_size = BYTES + 2
 
     def encode(self, text: str) -> list[int]:

@@ -1,0 +1,67 @@
+"""Reading a body: a size cap, strict JSON (no NaN, no lone surrogates, bounded depth), then the wire type.
+
+Each failure is an ApiError naming the field at fault.
+"""
+
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from tradewind.serving.errors import ApiError
+
+T = TypeVar("T", bound=BaseModel)
+DRAINED = 32 << 20
+"""Bytes of an oversized body read and thrown away, so that its sender gets to read the answer."""
+
+
+async def read_body(request: Request, wire: type[T], limit: int) -> T:
+    """The body as a wire type. Raises ApiError."""
+    return parse(await read_bytes(request, limit), wire)
+
+
+async def read_bytes(request: Request, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+        elif size > DRAINED:
+            break
+    if size > limit:
+        raise ApiError("request_too_large", f"The body is larger than {limit} bytes.")
+    return b"".join(pieces)
+
+
+def parse(raw: bytes, wire: type[T]) -> T:
+    try:
+        value = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError("invalid_json", f"The body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ApiError("invalid_json", "The body is not a JSON object.")
+    try:
+        return wire.model_validate(value)
+    except ValidationError as error:
+        raise _api_error(error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _api_error(detail: ErrorDetails) -> ApiError:
+    kind, message, param = detail["type"], detail["msg"], _path(detail["loc"])
+    if kind == "extra_forbidden":
+        return ApiError("unsupported_parameter", f"Unsupported parameter: {param}.", param)
+    if kind == "unsupported_parameter":
+        return ApiError(kind, f"Unsupported parameter: {param}: {message}.", param)
+    if not param:  # a check over several fields names its field as its kind
+        param = kind
+    return ApiError("invalid_value", f"Invalid value for {param}: {message}.", param)
+
+
+def _path(parts: tuple[int | str, ...]) -> str:
+    """("messages", 0, "content") -> messages[0].content"""
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")

@@ -1,0 +1,219 @@
+"""From a parsed body to a reply: build the engine's requests, run them, answer whole or as a stream.
+
+The life of a call: 1. wire type -> `Request`s; 2. submitted, or refused with an error; 3. the first event decides the
+status, so that a prompt that fails is a 500 and not a broken stream; 4. deltas, one server-sent event each; 5. usage,
+`[DONE]`. An error after the first byte is an event `{"error": ...}` with no `[DONE]`.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from tradewind.engine.requests import Cancelled, Delta, Done, Event, Failed, Refused, Request
+from tradewind.engine.sampling import SamplingParams
+from tradewind.engine.scheduler import Scheduler
+from tradewind.engine.text import Tokenizer
+from tradewind.serving.errors import ApiError, refusal
+from tradewind.serving.generation import Generation, Numbered
+from tradewind.serving.replies import Call, ChatFormat, Choice, Format, TextFormat, sse, usage
+from tradewind.serving.settings import ServeSettings
+from tradewind.serving.wire import ChatRequest, CompletionRequest
+
+LONG_TEXT = 4096
+"""Characters from which a text is tokenized outside the event loop."""
+CLIENT_GONE = 499
+
+
+class Completions:
+    """Both endpoints over one scheduler."""
+
+    def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer, settings: ServeSettings) -> None:
+        self.scheduler, self.tokenizer, self.settings = scheduler, tokenizer, settings
+
+    async def chat(self, wire: ChatRequest, call: Call, http: HttpRequest) -> Response:
+        messages = [{"role": _role(one.role), "content": one.content} for one in wire.messages]
+        size = sum(len(one.content) for one in wire.messages)
+        ids = await self._tokens(size, self.tokenizer.chat, messages)
+        return await self._answer(wire, [ids], ChatFormat(), "messages", call, http)
+
+    async def text(self, wire: CompletionRequest, call: Call, http: HttpRequest) -> Response:
+        if len(wire.prompt) > self.settings.max_prompts:
+            limit = self.settings.max_prompts
+            raise ApiError("invalid_value", f"At most {limit} prompts go into one request.", "prompt")
+        prompts = [
+            await self._tokens(len(one), self.tokenizer.encode, one) if isinstance(one, str) else list(one)
+            for one in wire.prompt
+        ]
+        return await self._answer(wire, prompts, TextFormat(), "prompt", call, http)
+
+    @staticmethod
+    async def _tokens(size: int, encode: Any, text: object) -> list[int]:
+        return await run_in_threadpool(encode, text) if size > LONG_TEXT else encode(text)
+
+    async def _answer(
+        self,
+        wire: ChatRequest | CompletionRequest,
+        prompts: Sequence[list[int]],
+        form: Format,
+        param: str,
+        call: Call,
+        http: HttpRequest,
+    ) -> Response:
+        if (wire.n or 1) * len(prompts) > self.settings.max_choices:
+            raise ApiError("invalid_value", f"At most {self.settings.max_choices} answers per request.", "n")
+        requests = [self._request(wire, tuple(prompt)) for prompt in prompts]
+        generation = Generation(self.scheduler, requests, http.receive)
+        try:
+            generation.start()
+        except Refused as error:
+            raise refusal(error, param) from None
+        reply = Reply(generation, form, call, wire)
+        if not wire.stream:
+            return await reply.whole()
+        return await EventStream.open(reply)
+
+    def _request(self, wire: ChatRequest | CompletionRequest, prompt: tuple[int, ...]) -> Request:
+        room = max(1, self.scheduler.engine.max_len - len(prompt))
+        sampling = SamplingParams(
+            temperature=_or(wire.temperature, 1.0),
+            top_p=_or(wire.top_p, 1.0),
+            top_k=wire.top_k or 0,
+            seed=None if wire.seed is None else wire.seed % 2**64,
+            logprobs=wire.alternatives,
+        )
+        return Request(
+            prompt, wire.answer_tokens or room, sampling, wire.n or 1, wire.stop, ignore_eos=bool(wire.ignore_eos)
+        )
+
+
+class Reply:
+    """One call's events, gathered into a body or written as chunks."""
+
+    def __init__(self, generation: Generation, form: Format, call: Call, wire: ChatRequest | CompletionRequest) -> None:
+        self.generation, self.form, self.call, self.wire = generation, form, call, wire
+        self.per_prompt = wire.n or 1
+        self.with_logprobs = wire.alternatives is not None
+        self.done: list[Done] = []
+
+    async def whole(self) -> Response:
+        """Raises ApiError where one of the requests failed."""
+        choices = [Choice() for _ in range(self.per_prompt * len(self.generation.requests))]
+        try:
+            async for batch in self.generation.batches():
+                for index, delta in self._deltas(batch):
+                    choices[index].add(delta)
+        except ClientGoneError:
+            return Response(status_code=CLIENT_GONE)
+        finally:
+            self.generation.close()
+        made = [self.form.choice(index, choice, self.with_logprobs) for index, choice in enumerate(choices)]
+        return JSONResponse(self.call.frame(self.form.whole, made, usage(self.done)))
+
+    async def chunks(self) -> AsyncIterator[str]:
+        """Server-sent events, those that are ready together in one string. The first of them may raise ApiError."""
+        first = True
+        async for batch in self.generation.batches():
+            try:
+                texts = [self._event(self.form.delta(i, delta, self.with_logprobs)) for i, delta in self._deltas(batch)]
+            except ApiError as error:
+                if first:
+                    raise
+                yield sse(error.body)
+                return
+            if first:
+                texts = [*self._openings(), *texts]
+                first = False
+            if texts:
+                yield "".join(texts)
+        if self.wire.include_usage:
+            yield sse(self.call.frame(self.form.chunk, [], usage(self.done)))
+        yield "data: [DONE]\n\n"
+
+    def _openings(self) -> list[str]:
+        """A chunk for each answer ahead of its text, where the endpoint has such."""
+        count = self.per_prompt * len(self.generation.requests)
+        openings = (self.form.opening(index) for index in range(count))
+        return [self._event(opening) for opening in openings if opening is not None]
+
+    def _event(self, choice: dict[str, Any]) -> str:
+        frame = self.call.frame(self.form.chunk, [choice])
+        if not self.wire.include_usage:
+            del frame["usage"]
+        return sse(frame)
+
+    def _deltas(self, batch: list[Numbered]) -> list[tuple[int, Delta]]:
+        """Deltas with the index of their answer in this call; the ends are noted. Raises ApiError, ClientGoneError."""
+        deltas = []
+        for place, event in batch:
+            if isinstance(event, Delta):
+                deltas.append((place * self.per_prompt + event.index, event))
+            elif isinstance(event, Done):
+                self.done.append(event)
+            else:
+                raise self._end(event)
+        return deltas
+
+    def _end(self, event: Event) -> Exception:
+        if isinstance(event, Failed):
+            return ApiError("engine_fault", "The engine failed on this request.")
+        assert isinstance(event, Cancelled)
+        if self.generation.client_gone:
+            return ClientGoneError()
+        return ApiError("server_is_overloaded", "The server is shutting down.")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection: there is nobody to answer."""
+
+
+class EventStream(Response):
+    """Server-sent events. However this ends, the client's leaving included, the requests are cancelled."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, reply: Reply, first: str, rest: AsyncIterator[str]) -> None:
+        self.reply, self.first, self.rest = reply, first, rest
+        self.status_code, self.background = 200, None
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    @classmethod
+    async def open(cls, reply: Reply) -> Response:
+        """Wait for the first event: its failure is an error with a status of its own."""
+        chunks = reply.chunks()
+        try:
+            first = await anext(chunks)
+        except ClientGoneError:
+            return Response(status_code=CLIENT_GONE)
+        except BaseException:
+            reply.generation.close()
+            raise
+        return cls(reply, first, chunks)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._send(send, self.first)
+            async for text in self.rest:
+                await self._send(send, text)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (ClientGoneError, OSError):
+            scope.setdefault("state", {})["client_gone"] = True
+        finally:
+            self.reply.generation.close()
+
+    @staticmethod
+    async def _send(send: Send, text: str) -> None:
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _role(role: str) -> str:
+    """`developer` is OpenAI's newer name for `system`; templates know the older one."""
+    return "system" if role == "developer" else role

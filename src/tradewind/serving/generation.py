@@ -1,0 +1,76 @@
+"""The requests of one HTTP call, from acceptance to their last event.
+
+The life of a call: `Generation.start` submits its requests (all or none), watches for the client to leave, and gives
+their events in order; leaving, by `close` or by the client, cancels what still runs. Nothing here knows HTTP bodies.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Receive
+
+from tradewind.engine.requests import TERMINAL, Event, Request
+from tradewind.engine.scheduler import Scheduler, Ticket
+
+Numbered = tuple[int, Event]
+"""The place of a request in its call, and an event of it."""
+
+
+class Generation:
+    """Async context manager and source of events. `client_gone` tells a cancelled call's reason."""
+
+    def __init__(self, scheduler: Scheduler, requests: Sequence[Request], receive: Receive) -> None:
+        self.scheduler, self.requests, self.receive = scheduler, requests, receive
+        self.client_gone = False
+        self._tickets: list[Ticket] = []
+        self._queue: asyncio.Queue[Numbered] = asyncio.Queue()
+        self._unfinished = len(requests)
+        self._watcher: asyncio.Task[None] | None = None
+
+    def start(self) -> Self:
+        """Raises Refused where one of the requests is refused; none of the others runs then."""
+        loop = asyncio.get_running_loop()
+        for place, request in enumerate(self.requests):
+
+            def sink(event: Event, place: int = place) -> None:
+                loop.call_soon_threadsafe(self._queue.put_nowait, (place, event))
+
+            try:
+                self._tickets.append(self.scheduler.submit(request, sink))
+            except Exception:
+                self.close()
+                raise
+        self._watcher = asyncio.create_task(self._watch())
+        return self
+
+    async def batches(self) -> AsyncIterator[list[Numbered]]:
+        """Events as they come: whatever has come since the last look, at least one."""
+        while self._unfinished:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            self._unfinished -= sum(isinstance(event, TERMINAL) for _, event in batch)
+            yield batch
+
+    def close(self) -> None:
+        for ticket in self._tickets:
+            ticket.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _watch(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone = True
+        for ticket in self._tickets:
+            ticket.cancel()

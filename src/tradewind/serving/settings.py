@@ -1,0 +1,37 @@
+"""What a server is started with: the `serve` section of the parameters, each value of which the command line may
+override.
+"""
+
+from dataclasses import dataclass
+
+from tradewind.engine.scheduler import SchedulerSettings
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Engine, API and limits.
+
+    model: a variant's name or `champion`. slots: answers that run at once; max_len: tokens of prompt and answer.
+    prefill_chunk, max_waiting: see SchedulerSettings. max_choices: n times prompts of one call. max_prompts: of one
+    call.
+    drain_seconds: how long running answers may go on after SIGTERM.
+    """
+
+    model: str = "champion"
+    engine: str = "ort"
+    variants: str = "artifacts/variants"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    slots: int = 8
+    max_len: int = 2048
+    threads: int = 2
+    prefill_chunk: int = 128
+    max_waiting: int = 64
+    max_choices: int = 128
+    max_prompts: int = 32
+    max_body_bytes: int = 1 << 20
+    drain_seconds: int = 30
+
+    @property
+    def scheduler(self) -> SchedulerSettings:
+        return SchedulerSettings(prefill_chunk=self.prefill_chunk, max_waiting=self.max_waiting)

@@ -1,0 +1,38 @@
+"""From a model's name to an engine and its tokenizer: variant folders, the champion, the mock."""
+
+from pathlib import Path
+
+from tradewind.engine import Engine, load_engine
+from tradewind.engine.text import ByteTokenizer, Tokenizer
+from tradewind.errors import UserError
+from tradewind.serving.settings import ServeSettings
+
+CHAMPION, MOCK = "champion", "mock"
+
+
+def resolve(model: str, variants: str | Path, profile: str = "cpu") -> str:
+    """The variant that `model` names; `champion` is looked up in the model registry. Raises UserError with the choices."""
+    if model == CHAMPION:
+        from tradewind.tracking import champion
+
+        model = champion(profile)
+    choices = sorted(path.parent.name for path in Path(variants).glob("*/manifest.json"))
+    if model not in choices:
+        known = (
+            f"choose one of {', '.join(choices)}" if choices else f"there is none under {variants}: run `make repro`"
+        )
+        raise UserError(f"unknown variant {model!r}; {known}")
+    return model
+
+
+def load(settings: ServeSettings, profile: str = "cpu") -> tuple[str, Engine, Tokenizer]:
+    """The served name, the engine and the tokenizer. The mock engine is served as `mock` where no name is given."""
+    size = {"slots": settings.slots, "max_len": settings.max_len, "threads": settings.threads}
+    if settings.engine == MOCK:
+        name = MOCK if settings.model == CHAMPION else settings.model
+        return name, load_engine(None, MOCK, **size), ByteTokenizer()
+    name = resolve(settings.model, settings.variants, profile)
+    folder = Path(settings.variants) / name
+    from tradewind.model.tokenizer import Tokenizer as ModelTokenizer
+
+    return name, load_engine(folder, settings.engine, **size), ModelTokenizer.load(folder)
