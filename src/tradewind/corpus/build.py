@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tradewind.config import build
 from tradewind.corpus.code_tasks import code_tasks
 from tradewind.corpus.extract import PackageChoice, counts, extract
 from tradewind.corpus.families import SPLITS, assign_families, split_of
@@ -20,19 +21,20 @@ from tradewind.files import atomic_path, digest, write_json, write_jsonl
 CHARACTERS_PER_TOKEN = 4  # of the base's tokenizer on English documentation, rounded; for the size estimates only
 
 
-@dataclass(frozen=True)
-class CorpusConfig:
-    """The `corpus` section: which packages, how many samples; `timeout_s` bounds each subprocess of a package."""
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig(SampleConfig):
+    """The `corpus` section: which packages, how many samples; `timeout_s` bounds each subprocess of a package.
+
+    `verify_data` is for the pipeline script: whether data/ must be as locked.
+    """
 
     packages: tuple[dict[str, object], ...]
     timeout_s: float
     processes: int
-    samples: SampleConfig
+    verify_data: bool
 
     def choices(self) -> list[PackageChoice]:
         """The package lines; UserError where a line has unknown keys or a package is listed twice."""
-        from tradewind.config import build
-
         rows = [build(PackageChoice, row, "corpus.packages") for row in self.packages]
         twice = [name for name, count in Counter(row.package for row in rows).items() if count > 1]
         if not rows or twice:
@@ -43,7 +45,7 @@ class CorpusConfig:
 def build_corpus(config: CorpusConfig, folder: str | Path) -> dict[str, object]:
     """Extract, make samples and write `folder`; returns what stands in its summary.json."""
     records = extract(config.choices(), config.timeout_s, config.processes)
-    return write_corpus(records, config.samples, folder)
+    return write_corpus(records, config, folder)
 
 
 def write_corpus(records: Sequence[Record], config: SampleConfig, folder: str | Path) -> dict[str, object]:

@@ -19,6 +19,7 @@ _GOOGLE = re.compile(
 _NUMPY = re.compile(r"^\s*\w[\w ]*\n\s*-{3,}\s*$", re.MULTILINE)
 _SPHINX = re.compile(r"^\s*:(param|type|return|returns|rtype|raises|raise)\b[^:]*:", re.MULTILINE)
 _PROSE = re.compile(r"^(?:The|A|An|Returns?|This|If|Whether|Each|All|Same|New|Either)\s|:\w+$|\w+ \w+ \w+ \w+ \w+")
+_ROLE = re.compile(r"(?:py:)?(?:class|func|meth|attr|obj|data|mod|term|ref|const):`")
 _DOCTESTS = doctest.DocTestParser()
 
 
@@ -43,11 +44,14 @@ def examples(text: str) -> list[Example]:
 
 def split_signature(text: str, name: str) -> tuple[str, str]:
     """(signature, rest) of a docstring that opens with `name(...)`, as compiled functions' do; else ("", text)."""
+    if f"{name}(" not in text.partition("\n")[0]:
+        return "", text
     match = re.match(rf"(?:\w+\.)*{re.escape(name)}(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))[ \t]*(?:->[^\n]*)?(?=\n|$)", text)
     if not match:
         return "", text
     rest = text[match.end() :].lstrip("\n")
     signature = re.sub(r"\s+", " ", match[1])
+    signature = re.sub(r"\[,[^\]]*\]+(?=\)$)", "", signature)  # `[, out]`: an old way to say optional
     following = split_signature(rest, name)[1]  # further overloads
     return re.sub(r"\((?:self|\$self|\$module)(?:, /)?(?:, )?", "(", signature), following
 
@@ -72,7 +76,7 @@ def _take(section: griffe.DocstringSection, sections: Sections) -> None:
     elif kind in ("parameters", "other parameters"):
         sections.parameters += [_parameter(item) for item in value]
     elif kind in ("returns", "yields"):
-        sections.returns += [_returned(item) for item in value]
+        sections.returns += _one_text(value) or [_returned(item) for item in value]
     elif kind == "raises":
         sections.raises += [Raised(_type(item.annotation), _first(item.description)) for item in value]
     elif kind == "admonition":
@@ -97,8 +101,18 @@ def _take_admonition(value: griffe.DocstringAdmonition, sections: Sections) -> N
         sections.see_also = [name for group in names for name in group.split(", ")]
 
 
+def _one_text(items: list[griffe.DocstringReturn]) -> list[Returned]:
+    """Free text in a NumPy returns section, which griffe reads as one nameless type a line."""
+    lines = [str(item.annotation or "") for item in items]
+    if any(item.name or item.description for item in items) or not any(len(line.split()) > 4 for line in lines):
+        return []
+    return [Returned("", "", _first("\n".join(lines)))]
+
+
 def _returned(item: griffe.DocstringReturn | griffe.DocstringYield) -> Returned:
     kind = "" if item.annotation is None else str(item.annotation)
+    if _ROLE.match(item.description):  # the colon of a role was taken for the end of a type
+        return Returned(item.name or "", "", _first(f"{kind} :{item.description}"))
     if _PROSE.search(kind):  # "The state: ..." is a sentence with a colon in it, not a type
         return Returned(item.name or "", "", _first(f"{kind}: {item.description}" if item.description else kind))
     return Returned(item.name or "", _type(kind), _first(item.description))

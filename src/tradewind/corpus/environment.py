@@ -88,6 +88,11 @@ def _distribution(package: str, paths: tuple[str, ...]) -> tuple[str, str]:
         if wanted == name or package.partition(".")[0] in tops:
             known = package if package.partition(".")[0] in tops or not tops else tops[0]
             return known, version
+    marks = (f"{package}/__init__.py,", f"{package}.py,")
+    for found in importlib.metadata.distributions(path=list(paths)):
+        listed = found.read_text("RECORD") or ""
+        if listed.startswith(marks) or any(f"\n{mark}" in listed for mark in marks):
+            return package, found.version or ""
     return package, ""
 
 

@@ -8,6 +8,7 @@ The life of a package:
 """
 
 import ast
+import keyword
 import logging
 import multiprocessing
 import re
@@ -23,10 +24,11 @@ from tradewind.corpus import docstring
 from tradewind.corpus.environment import Installed, introspect, locate
 from tradewind.corpus.markup import looks_broken, plain
 from tradewind.corpus.records import Parameter, Record, Returned, Sections
-from tradewind.corpus.static import Found, annotated_text, is_skipped, read_sources, signature_of
+from tradewind.corpus.static import Found, Sources, annotated_text, is_skipped, read_sources, signature_of
 
 _TEMPLATED = re.compile(r"%\(\w+\)s|\{\w+\}")
 _NOT_A_TYPE = re.compile(r"(?:,|;|^)\s*(?:optional|keyword[- ]only|required)\b.*$|[,;(]?\s*\(?(?:by )?default(?:s to)?\b.*$", re.I)
+_TELLS_NOTHING = ("Any", "Any | None", "typing.Any", "object", "None", "type", "optional")
 MAX_SIGNATURE = 400  # characters
 
 
@@ -58,14 +60,23 @@ def extract_package(job: tuple[Installed, tuple[str, ...], float]) -> list[Recor
     sources = read_sources(installed.package, installed.location, exclude)
     merged = {key: _Merged(found.paths, found) for key, found in sources.objects.items()}
     owners = {path: key for key, item in merged.items() for path in item.paths}
-    for row in introspect(installed, sources.modules, timeout):
-        _merge(row, merged, owners)
+    if _hides_something(installed.location, sources):
+        for row in introspect(installed, list(sources.modules), timeout):
+            _merge(row, merged, owners)
     records = [_record(item, installed) for item in merged.values()]
-    records += [_module_record(name, installed) for name in sources.modules]
+    records += [_module_record(name, node, installed) for name, node in sources.modules.items()]
     unique: dict[str, Record] = {}
     for record in sorted((r for r in records if r), key=lambda r: (r.id, r.file, r.line)):
         unique.setdefault(record.id, record)
     return list(unique.values())
+
+
+def _hides_something(location: Path, sources: Sources) -> bool:
+    """Whether sources alone may miss documentation: there are compiled modules, or docstrings filled in at run time."""
+    if location.is_dir() and any(path.suffix in (".so", ".pyd", ".dylib") for path in location.rglob("*")):
+        return True
+    texts = (found.node.docstring.value for found in sources.objects.values() if found.node.docstring)
+    return any(_TEMPLATED.search(text) for text in texts)
 
 
 @dataclass
@@ -95,7 +106,7 @@ def _record(item: _Merged, installed: Installed) -> Record | None:
         return None
     kind = _kind(node, item.row, paths[0])
     heading, text = docstring.split_signature(text, paths[0].rpartition(".")[2])
-    signature = _signature(node, item.row, kind) or heading
+    signature = heading if heading and node is None else _signature(node, item.row, kind)
     sections = docstring.parse(text, node)
     _complete(sections, node)
     _take_defaults(sections, signature)
@@ -107,22 +118,13 @@ def _record(item: _Merged, installed: Installed) -> Record | None:
     return Record(paths[0], installed.package, installed.version, kind, aliases, signature, sections, file, line)
 
 
-def _module_record(name: str, installed: Installed) -> Record | None:
-    relative = Path(*name.split(".")[len(installed.package.split(".")) :])
-    path = installed.location / relative / "__init__.py"
-    path = path if path.is_file() else (installed.location / relative).with_suffix(".py")
-    if installed.location.is_file():
-        path = installed.location
-    try:
-        tree = griffe.visit(name.rpartition(".")[2], path, path.read_text(encoding="utf-8-sig")) if path.is_file() else None
-    except (SyntaxError, ValueError, OSError):
+def _module_record(name: str, module: griffe.Module, installed: Installed) -> Record | None:
+    if module.docstring is None:
         return None
-    if tree is None or tree.docstring is None:
-        return None
-    sections = _usable(docstring.parse(tree.docstring.value))
+    sections = _usable(docstring.parse(module.docstring.value))
     if not sections.summary:
         return None
-    file = path.relative_to(installed.site).as_posix()
+    file, _ = _place(module, installed)
     return Record(name, installed.package, installed.version, "module", [], "", sections, file, 1)
 
 
@@ -181,10 +183,12 @@ def _usable(sections: Sections) -> Sections:
         parameter.type = _clean_type(parameter.type)
         parameter.text = "" if looks_broken(parameter.text) else parameter.text
     for returned in sections.returns:
+        if not returned.name and (named := re.match(r"([a-z_]\w*)\s*:\s+(?=\S)", returned.type)):
+            returned.name, returned.type = named[1], returned.type[named.end() :]
         returned.type = _clean_type(returned.type)
         returned.text = "" if looks_broken(returned.text) else returned.text
         returned.name = returned.name if returned.name.isidentifier() else ""
-    sections.parameters = [p for p in sections.parameters if p.name.isidentifier()]
+    sections.parameters = [p for p in sections.parameters if p.name.isidentifier() and not keyword.iskeyword(p.name)]
     sections.returns = [r for r in sections.returns if r.type or r.text]
     sections.raises = [r for r in sections.raises if re.fullmatch(r"[A-Za-z_][\w.]*", r.type) and not looks_broken(r.text)]
     sections.notes = sections.notes[:2000]
@@ -192,7 +196,12 @@ def _usable(sections: Sections) -> Sections:
 
 
 def _clean_type(text: str) -> str:
-    text = _NOT_A_TYPE.sub("", plain(annotated_text(text)[0])).strip().rstrip(" ,;:.(")
+    text = re.sub(r"(?<=\w) - (?=\w)", "-", plain(annotated_text(text)[0]))  # "array - like": parsed as a difference
+    text = _NOT_A_TYPE.sub("", text).strip().rstrip(" ,;:.(")
+    if text.count("(") > text.count(")") or re.fullmatch(r"\([^()]*\)", text):
+        text = text.removeprefix("(").removesuffix(")")
+    if text in _TELLS_NOTHING or text.count("(") != text.count(")"):
+        return ""
     return "" if len(text) > 80 or looks_broken(text) and not re.fullmatch(r"\{.*\}", text) else text
 
 

@@ -41,16 +41,19 @@ def module_rows(package, module, name):
             continue
         try:
             value = getattr(module, key)
-            if not isinstance(value, _SKIP) and belongs(package, value, declared):
+            if not isinstance(value, _SKIP) and belongs(package, module, value, declared):
                 yield from object_rows(name + "." + key, value)
         except Exception:
             continue
 
 
-def belongs(package, value, declared):
+def belongs(package, module, value, declared):
+    """Whether a module offers a value as its own: it says so, defines it, or is a package that gathers it."""
     owner = getattr(value, "__module__", None)
     if not isinstance(owner, str):
-        return declared or not callable(value) or type(value).__module__.split(".")[0] == package
+        return declared or (hasattr(module, "__path__") and type(value).__module__.split(".")[0] == package)
+    if not declared and not hasattr(module, "__path__"):
+        return owner == module.__name__
     return owner.split(".")[0] == package or (declared and owner.split(".")[0].strip("_").startswith(package))
 
 

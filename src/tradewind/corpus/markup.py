@@ -19,6 +19,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\s*\[#?\w{0,12}\]_", ""),
         (r"`([^`]*)`", r"\1"),
         (r"(?<![\w*])\*\*([^*\s](?:[^*]*[^*\s])?)\*\*(?![\w*])", r"\1"),
+        (r"\(\*(\w+)\*\)", r"(\1)"),
+        (r"(?<![\w.])_[a-z_]+\.(?=[A-Za-z])", ""),  # :class:`_query.Query`: a private module as link target
         (r"(?<![\w*(\[,])\*([^*\s](?:[^*,]*[^*\s,])?)\*(?![\w*])", r"\1"),
         (r"\|([A-Z]\w+(?:\.\w+)*)\|", r"\1"),
         (r"</?(?:code|b|i|em|strong|br|p|a|tt|sup|sub)\b[^>]*>", ""),
@@ -27,7 +29,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 _TILDE = re.compile(r"(:(?:[\w+-]+:)*[\w+-]+:`)~([^`<>]*?)(`)")
 _DIRECTIVE = re.compile(r"^(\s*)\.\.\s+[\w:+-]+::.*$")
-_BROKEN = re.compile(r"%\(\w+\)|\{\w*\}\s*\{|::\s*$|\\[a-z]{3,}|\$\$|^\W*$|^\.\. |>>> |\|$|_{3,}|={4,}|\+-|`|:\w+:")
+_BROKEN = re.compile(
+    r"%\(\w+\)|\{\w*\}\s*\{|::\s*$|\\[a-z]{3,}|\$\$|^\W*$|^\.\. |>>> |\|$|^[*•-] | \* [A-Z'\"]|_{3,}|={4,}|\+-|`|:\w+:"
+)
 _INLINE_DIRECTIVES = re.compile(r"\s*\.\. [\w-]+::.*$")
 
 

@@ -161,10 +161,14 @@ def _show_example(shown: Shown, lines: list[str]) -> None:
     statements = [example.source for example in shown.record.sections.examples]
     for i, statement in enumerate(statements):
         if call.search(statement) and "\n" not in statement and 8 <= len(statement) <= 110 and "import " not in statement:
-            before = [s for s in statements[max(0, i - 2) : i] if "\n" not in s and len(s) <= 90 and "import " not in s]
+            before = [s for s in statements[max(0, i - 2) : i] if _is_setup(s)]
             shown.example = [*before, statement]
             lines += ["Example:", *(f">>> {line}" for line in shown.example)]
             return
+
+
+def _is_setup(statement: str) -> bool:
+    return "\n" not in statement and len(statement) <= 90 and "import " not in statement and not statement.isidentifier()
 
 
 def _short(text: str) -> str:

@@ -76,7 +76,7 @@ def _first_parameters(record: Record, key: str) -> list[str]:
 
 def _train(records: Sequence[Record], config: SampleConfig) -> list[Sample]:
     key = f"train{config.seed}"
-    shown = interleave(eligible(records, key), key)
+    shown = _with_scarce(interleave(eligible(records, key), key))
     strangers = _Strangers(records, key)
     neighbours = _Neighbours(records, key)
     used: Counter[str] = Counter({kind: 0 for kind in KINDS})
@@ -92,6 +92,16 @@ def _train(records: Sequence[Record], config: SampleConfig) -> list[Sample]:
             used.update(question.kind for question in questions)
             samples.append(_sample(f"train-{len(samples):05d}", text, questions))
     return samples
+
+
+def _with_scarce(shown: list[Shown]) -> list[Shown]:
+    """Passages that say what is raised are scarce: one in three comes from among them as long as there are any."""
+    scarce = [passage for passage in shown if passage.raises]
+    others = [passage for passage in shown if not passage.raises]
+    mixed: list[Shown] = []
+    for i, passage in enumerate(scarce):
+        mixed += [*others[2 * i : 2 * i + 2], passage]
+    return mixed + others[2 * len(scarce) :]
 
 
 def _choose(passage: Shown, strangers: "_Strangers", used: Counter[str], most: int, key: str) -> list[Question]:

@@ -6,6 +6,7 @@ time and inherited members are not seen here; `introspect` sees the first two.
 """
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ SKIPPED_PARTS = frozenset(
     "tests test conftest benchmarks examples externals extern vendor vendored thirdparty third_party __main__ setup "
     "protos generated doctests pytest_plugin".split()
 )
+_REDUNDANT = re.compile(r"\b(\w+)\s+as\s+\1\b")
+_RETIRED = "not meant for public use and will be removed"  # how SciPy marks modules kept for old imports only
 
 
 @dataclass
@@ -30,10 +33,10 @@ class Found:
 
 @dataclass
 class Sources:
-    """The public objects of a package by defining path, and the dotted names of its public modules."""
+    """The public objects of a package by defining path, and its public modules by dotted name."""
 
     objects: dict[str, Found]
-    modules: list[str]
+    modules: dict[str, griffe.Module]
 
 
 def read_sources(package: str, location: Path, exclude: Iterable[str] = ()) -> Sources:
@@ -49,10 +52,11 @@ def read_sources(package: str, location: Path, exclude: Iterable[str] = ()) -> S
         tree.add(name, path)
     tree.link()
     root = tree.modules.get(package)
-    public = [name for name in sorted(tree.modules) if root and _is_public(name, package, hidden)]
+    public = {name: node for name, node in sorted(tree.modules.items()) if root and _is_public(name, package, hidden)}
+    public = {name: node for name, node in public.items() if name not in tree.retired}
     objects: dict[str, Found] = {}
-    for name in public:
-        for path, node in _exposed(tree.modules[name], package):
+    for name, module in public.items():
+        for path, node in _exposed(module, package, tree.reexports.get(name, frozenset())):
             objects.setdefault(node.path, Found(node.path, node)).paths.append(path)
     return Sources(_with_members(objects), public)
 
@@ -68,6 +72,8 @@ class _Tree:
     def __init__(self, package: str, collection: griffe.ModulesCollection) -> None:
         self.package, self.collection = package, collection
         self.modules: dict[str, griffe.Module] = {}
+        self.reexports: dict[str, frozenset[str]] = {}
+        self.retired: set[str] = set()
 
     def add(self, name: str, path: Path) -> None:
         parent_name, _, own = name.rpartition(".")
@@ -80,6 +86,9 @@ class _Tree:
         except (SyntaxError, ValueError, OSError, RecursionError):
             return
         self._hang(name, own, module, parent)
+        self.reexports[name] = frozenset(_REDUNDANT.findall(code))
+        if _RETIRED in code:
+            self.retired.add(name)
 
     def _parent(self, name: str, folder: Path) -> griffe.Module:
         """The module above; a folder without `__init__.py` is a module too (a namespace inside the package)."""
@@ -131,7 +140,7 @@ def _is_public(name: str, package: str, hidden: tuple[str, ...]) -> bool:
     return not any(name == entry or name.startswith(entry + ".") for entry in hidden)
 
 
-def _exposed(module: griffe.Module, package: str) -> Iterator[tuple[str, griffe.Object]]:
+def _exposed(module: griffe.Module, package: str, reexports: frozenset[str]) -> Iterator[tuple[str, griffe.Object]]:
     """(public path, object) of what one public module offers: classes, functions and documented attributes."""
     exports = {str(name) for name in module.exports or ()}
     for name, member in module.members.items():
@@ -140,14 +149,10 @@ def _exposed(module: griffe.Module, package: str) -> Iterator[tuple[str, griffe.
         node = _resolve(member) if member.is_alias else member
         if not isinstance(node, griffe.Object) or node.is_module or not node.path.startswith(package + "."):
             continue
-        if member.is_alias and not exports and not _reexported(member, module):
+        # Without `__all__`, an import is public in an `__init__`, or written `from x import y as y` (PEP 484).
+        if member.is_alias and not (exports or module.is_init_module or name in reexports):
             continue
         yield f"{module.path}.{name}", node
-
-
-def _reexported(alias: griffe.Object | griffe.Alias, module: griffe.Module) -> bool:
-    """Without `__all__`, an import counts as public in an `__init__` only: elsewhere it is a module's own need."""
-    return bool(module.is_init_module or alias.wildcard_imported)
 
 
 def _resolve(alias: griffe.Object | griffe.Alias) -> griffe.Object | None:
