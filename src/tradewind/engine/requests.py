@@ -15,7 +15,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Request:
-    """n answers to one prompt of token ids. max_tokens: tokens of each answer at most, the one that ends it included."""
+    """n answers to one prompt of token ids. max_tokens: of each answer, the token that ends it included."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -51,7 +51,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Done:
-    """completion_tokens: all tokens sampled, over all answers, those that ended them or spelt a stop string included."""
+    """completion_tokens: all that were sampled, over all answers, ending tokens and stop strings included."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -43,7 +43,7 @@ class Sampled:
 
 
 class Sampler:
-    """Chooses the tokens of one answer. `index` tells the answers of one request apart; `banned` ids are never chosen."""
+    """Chooses the tokens of one answer. `index` tells the answers of a request apart; `banned` ids are never chosen."""
 
     def __init__(self, params: SamplingParams, index: int = 0, banned: tuple[int, ...] = ()) -> None:
         self.params = params

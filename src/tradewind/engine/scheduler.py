@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SchedulerSettings:
-    """prefill_chunk: prompt tokens run between two decode steps. max_waiting: requests that may wait for their prefill."""
+    """prefill_chunk: prompt tokens run between two decode steps. max_waiting: requests that wait for their prefill."""
 
     prefill_chunk: int = 128
     max_waiting: int = 64

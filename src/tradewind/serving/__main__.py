@@ -1,7 +1,8 @@
 """Serve a variant in the foreground: `python -m tradewind.serving --model NAME --engine ort --port 8000`.
 
 Values come from the `serve` section of params.yaml, where there is one, and the command line. API keys come from
-TRADEWIND_API_KEYS (separated by commas); without keys only a loopback address is served. SIGTERM lets running answers end.
+TRADEWIND_API_KEYS (separated by commas); without keys only a loopback address is served. SIGTERM lets running answers
+end.
 """
 
 import argparse
@@ -42,8 +43,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tradewind.serving", description=(__doc__ or "").split("\n")[0])
     for field in fields(ServeSettings):
         kind = int if isinstance(field.default, int) else str
-        choices = tuple(ENGINES) if field.name == "engine" else None
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices, help=f"{field.default}")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"{field.default}")
     parser.add_argument("--params", default="params.yaml", help="where the serve section is read, if it is there")
     return parser.parse_args(argv)
 
@@ -53,7 +53,10 @@ def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
     params = read_params(given.params) if Path(given.params).is_file() else {}
     settings = build(ServeSettings, params.get("serve", {}), "serve")
     options = {name: value for name, value in vars(given).items() if value is not None and name != "params"}
-    return replace(settings, **options), str(params.get("profile", "cpu"))
+    settings = replace(settings, **options)
+    if settings.engine not in ENGINES:
+        raise UserError(f"unknown engine {settings.engine!r}; choose one of {', '.join(ENGINES)}")
+    return settings, str(params.get("profile", "cpu"))
 
 
 def api_keys() -> tuple[str, ...]:
@@ -103,7 +106,7 @@ class Server(uvicorn.Server):
 
 
 def serve(app: object, listener: socket.socket, model: str, drain_seconds: int) -> None:
-    """Until SIGINT or SIGTERM: no new connection then, running answers end, at most `drain_seconds` later all is over."""
+    """Until SIGINT or SIGTERM; then no new connection, and running answers have `drain_seconds` to end."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(

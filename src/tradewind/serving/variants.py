@@ -11,7 +11,7 @@ CHAMPION, MOCK = "champion", "mock"
 
 
 def resolve(model: str, variants: str | Path, profile: str = "cpu") -> str:
-    """The variant that `model` names; `champion` is looked up in the model registry. Raises UserError with the choices."""
+    """The variant that `model` names; `champion` is looked up in the registry. Raises UserError with the choices."""
     if model == CHAMPION:
         from tradewind.tracking import champion
 
