@@ -70,13 +70,8 @@ class Packed:
         return replace(self, rows=part, samples=int(part.segments.max(axis=1, initial=0).sum()))
 
 
-def tokenize(conversations: Sequence[Sequence[dict[str, str]]], tokenizer: ChatTokenizer) -> list[Sample]:
-    """Each conversation's token ids and target mask."""
-    return [tokenizer.chat_with_mask(messages) for messages in conversations]
-
-
 def pack(samples: Sequence[Sample], length: int, where_size: int | None = None) -> Packed:
-    """First-fit packing in the order given (deterministic) into rows of `length` tokens.
+    """First-fit decreasing packing (longest first, then in the order given) into rows of `length` tokens.
 
     A sample longer than a row, or with more targets than `where_size`, is dropped and counted.
 
@@ -91,7 +86,8 @@ def pack(samples: Sequence[Sample], length: int, where_size: int | None = None) 
     fits = [i for i, (ids, _) in enumerate(samples) if len(ids) <= length and counts[i] <= limit]
     if not fits:
         raise UserError(f"no sample fits into a row of {length} tokens ({len(samples)} given): raise the row length")
-    bins = _first_fit([(i, len(samples[i][0]), counts[i]) for i in fits], length, limit)
+    longest_first = sorted(fits, key=lambda i: (-len(samples[i][0]), i))
+    bins = _first_fit([(i, len(samples[i][0]), counts[i]) for i in longest_first], length, limit)
     places = where_size or -(-max(sum(counts[i] for i in members) for members in bins) // 8) * 8
     rows = [_row([samples[i] for i in members], length, max(places, 1)) for members in bins]
     return Packed(Batch(*(np.stack(column) for column in zip(*rows, strict=True))), len(fits), len(samples) - len(fits))
@@ -133,6 +129,24 @@ def _row(samples: Sequence[Sample], length: int, places: int) -> Batch:
 
 def _target_count(mask: Sequence[int]) -> int:
     return int(np.count_nonzero(mask[1:]))
+
+
+def draw(
+    conversations: Sequence[Sequence[dict[str, str]]], tokenizer: ChatTokenizer, budget: int, length: int, seed: int | list[int]
+) -> list[Sample]:
+    """Conversations tokenized in an order drawn from `seed` until those of at most `length` tokens reach the budget.
+
+    Longer ones are in the result too, for `pack` to count; fewer tokens than the budget where the data end.
+    """
+    samples: list[Sample] = []
+    total = 0
+    for index in np.random.default_rng(seed).permutation(len(conversations)):
+        sample = tokenizer.chat_with_mask(conversations[index])
+        samples.append(sample)
+        total += len(sample[0]) if len(sample[0]) <= length else 0
+        if total >= budget:
+            break
+    return samples
 
 
 @dataclass(frozen=True)
