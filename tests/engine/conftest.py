@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.compression.tiny import tiny_variant
 from tradewind.engine.contract import Engine
 from tradewind.engine.mock import MockEngine
+from tradewind.engine.ort import OrtEngine
 
 SLOTS, MAX_LEN = 4, 64
 Factory = Callable[[Path], Engine]
@@ -16,7 +18,15 @@ def mock(_: Path) -> Engine:
     return MockEngine(slots=SLOTS, max_len=MAX_LEN, adapters=("terse",))
 
 
-FACTORIES: dict[str, Factory] = {"mock": mock}
+def ort(precision: str) -> Factory:
+    def make(folder: Path) -> Engine:
+        tiny_variant(folder / f"tiny-{precision}", precision)
+        return OrtEngine.load(folder / f"tiny-{precision}", slots=SLOTS, max_len=MAX_LEN, threads=1)
+
+    return make
+
+
+FACTORIES: dict[str, Factory] = {"mock": mock, "ort-fp32": ort("fp32"), "ort-int8": ort("int8"), "ort-int4": ort("int4")}
 
 
 @pytest.fixture(scope="session", params=FACTORIES)

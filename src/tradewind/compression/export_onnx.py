@@ -27,6 +27,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tradewind.compression.quantize import BLOCK, Blocks, Tensor, pack4, stack_rows
+from tradewind.compression.variant import MAX_FEED
 from tradewind.errors import UserError
 from tradewind.files import atomic_path
 from tradewind.model.decoder import DecoderConfig
@@ -159,9 +160,9 @@ def _take(tensors: dict[str, Tensor], name: str) -> Tensor:
 
 
 def _rotary(g: GraphBuilder, config: DecoderConfig) -> tuple[ir.Value, ir.Value]:
-    """Cosines and sines of position times frequency, [max_position + 1, head_dim / 2] (RoFormer, arXiv:2104.09864)."""
+    """Cosines and sines of position times frequency, [positions, head_dim / 2] (RoFormer, arXiv:2104.09864)."""
     frequencies = config.rope_base ** -(np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim)
-    angles = np.arange(config.max_position + 1)[:, None] * frequencies
+    angles = np.arange(config.max_position + MAX_FEED)[:, None] * frequencies
     return g.weight("cosines", np.cos(angles).astype(np.float32)), g.weight("sines", np.sin(angles).astype(np.float32))
 
 

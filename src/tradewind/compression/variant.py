@@ -1,31 +1,26 @@
 """A variant: a folder with the weights of one model at one precision in every container, and the manifest that names them.
 
 The manifest is what serving, caches, evaluation and other runtimes read; a folder is a variant only if every file that its
-manifest lists is there with the bytes that it states. It does not know how weights are trained, quantized or run.
+manifest lists is there with the bytes that it states. It does not know how weights are trained, quantized, exported or run.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tradewind.compression.export_gguf import export_gguf
-from tradewind.compression.export_onnx import DATA_FILE, SERVED_ACCURACY, export_onnx
-from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
-from tradewind.config import build
 from tradewind.errors import UserError
-from tradewind.files import atomic_path, read_json, sha256_file, write_json
+from tradewind.files import read_json, sha256_file, write_json
 from tradewind.model.decoder import DecoderConfig
-from tradewind.model.tokenizer import Tokenizer
-from tradewind.model.weights import weights_digest
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 MODELS = ("base", "teacher", "student")
 PRECISIONS = ("fp32", "int8", "int4")
 LICENCE = "Apache-2.0"
+MAX_FEED = 16
+"""New tokens that a row of a batch takes in one call: graphs have rotary angles for this many positions past the context,
+where the padding of a row that is nearly full falls."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Manifest:
     eos_token_ids: list[int]
     max_position: int
     licence: str = LICENCE
-    format: int = field(default=FORMAT)
+    format: int = FORMAT
 
     @property
     def decoder(self) -> DecoderConfig:
@@ -68,45 +63,6 @@ def split_name(name: str) -> tuple[str, str]:
     return model, precision
 
 
-def write_variant(
-    folder: Path,
-    name: str,
-    config: DecoderConfig,
-    tensors: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
-    rules: Mapping[str, Any] | None = None,
-    accuracy_level: int = SERVED_ACCURACY,
-) -> Manifest:
-    """Export one variant to ONNX, to GGUF where it is quantized, and write its manifest. The folder appears complete or not
-    at all; the same input gives the same bytes."""
-    model, precision = split_name(name)
-    with atomic_path(folder) as made:
-        files = {"ort": export_onnx(made, config, tensors, accuracy_level)}
-        if precision != "fp32":
-            about = {"general.name": f"tradewind {name}", "general.license": LICENCE.lower()}
-            files["gguf"] = export_gguf(made, config, tensors, tokenizer, about)
-        tokenizer.save(made)
-        manifest = Manifest(
-            name=name,
-            model=model,
-            precision=precision,
-            parent=None if precision == "fp32" else f"{model}-fp32",
-            parameters=config.num_parameters,
-            bytes=(made / DATA_FILE).stat().st_size,
-            weights_digest=tensors_digest(tensors),
-            tokenizer_digest=tokenizer.digest,
-            template_digest=tokenizer.template_digest,
-            rules=dict(rules or {}),
-            config=asdict(config),
-            files=files,
-            digests=_digests(made),
-            eos_token_ids=tokenizer.eos_token_ids,
-            max_position=config.max_position,
-        )
-        write_json(made / MANIFEST, asdict(manifest))
-    return manifest
-
-
 def load_variant(folder: str | Path, verify: bool = True) -> Manifest:
     """The manifest of a variant folder, once its files are those that it lists (`verify` False: sizes alone).
 
@@ -117,24 +73,21 @@ def load_variant(folder: str | Path, verify: bool = True) -> Manifest:
     stored = read_json(folder / MANIFEST)
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise UserError(f"{folder / MANIFEST}: not a manifest of format {FORMAT}; run the export stage again")
-    manifest = build(Manifest, stored, str(folder / MANIFEST))
+    known = {f.name: f.default is MISSING for f in fields(Manifest)}
+    if wrong := sorted({key for key, required in known.items() if required} - set(stored) | set(stored) - set(known)):
+        raise UserError(f"{folder / MANIFEST}: {'unknown' if wrong[0] in stored else 'missing'} key {wrong[0]!r}")
+    manifest = Manifest(**stored)
     for name, expected in manifest.digests.items():
         _check(folder / name, expected, verify)
     return manifest
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits that name weights as they are: codes and scales where quantized, floats elsewhere."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        if isinstance(tensor, Blocks):
-            arrays |= {name + CODES: tensor.codes, name + SCALES: tensor.scales}
-        else:
-            arrays[name] = tensor
-    return weights_digest(arrays)
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    write_json(folder / MANIFEST, asdict(manifest))
 
 
-def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file of a folder but the manifest."""
     return {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(folder.iterdir())

@@ -12,7 +12,7 @@ from typing import Any
 
 from tradewind.evaluation.scores import Row, kind_table
 from tradewind.evaluation.variant import Result
-from tradewind.files import digest, read_json, read_jsonl, write_json, write_jsonl
+from tradewind.files import read_json, read_jsonl, write_json, write_jsonl
 from tradewind.tracking import Measurement, record_run
 
 QUESTION = "compression"
@@ -32,7 +32,7 @@ def write_result(
         run_id = _record("evaluate", label, result.measurements, params, tags, Path(reports))
         labels[label] = _plain(run_id, result.measurements) | {
             "kinds": kind_table(result.rows),
-            "questions_digest": digest([row["id"] for row in result.rows]),
+            "questions_digest": result.questions_digest,
         }
     write_jsonl(folder / f"{name}.questions.jsonl", [{"label": k, **row} for k, r in results.items() for row in r.rows])
     write_json(folder / f"{name}.json", labels)

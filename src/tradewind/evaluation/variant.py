@@ -69,8 +69,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Result:
+    """questions_digest names the samples that were asked: results with the same one may be compared row by row."""
+
     rows: list[Row]
     measurements: list[Measurement]
+    questions_digest: str
 
 
 def evaluate_variant(name: str, settings: Settings, seed: int, place: Place = Place()) -> Result:
@@ -89,7 +92,7 @@ def evaluate_variant(name: str, settings: Settings, seed: int, place: Place = Pl
             found += divergence_measurements(observer, seed)
         else:
             found.append(teacher_measurement(observer, seed))
-    return Result(rows, found)
+    return Result(rows, found, digest(samples))
 
 
 def few_shot_baseline(name: str, settings: Settings, seed: int, place: Place = Place()) -> Result:
@@ -99,7 +102,8 @@ def few_shot_baseline(name: str, settings: Settings, seed: int, place: Place = P
     train = read_jsonl(place.corpus / "train.jsonl")
     shots: list[Message] = few_shots(train, settings.shots, settings.shot_tokens, lambda text: len(codec.encode(text)))
     rows = _answer(place.variants / name, codec, samples, questions(samples, codec, shots), settings, [])
-    return Result(rows, answer_measurements(rows, seed) + likelihood_measurements(rows, seed))
+    found = answer_measurements(rows, seed) + likelihood_measurements(rows, seed)
+    return Result(rows, found, digest(samples))
 
 
 def passage_baseline(
@@ -108,7 +112,7 @@ def passage_baseline(
     """The answer is a function of the passage alone (its first sentence), whatever the question."""
     samples = chosen(read_jsonl(place.corpus / "test.jsonl"), settings.questions_per_kind)
     rows = [answer_row(sample, say(sample["passage"])) for sample in samples]
-    return Result(rows, answer_measurements(rows, seed))
+    return Result(rows, answer_measurements(rows, seed), digest(samples))
 
 
 def load_manifest(variants: Path, name: str) -> dict[str, Any]:

@@ -80,38 +80,16 @@ def _versions(packages: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> list
 
 
 def licence(package: str) -> str:
-    """What the installed distribution says of its licence, shortened to one line, or "not stated"."""
+    """What the installed distribution of an import name says of its licence, shortened to one line, or "not stated"."""
+    distributions = importlib.metadata.packages_distributions().get(package, [package])
     try:
-        facts = importlib.metadata.metadata(package)
+        facts = importlib.metadata.metadata(distributions[0])
     except importlib.metadata.PackageNotFoundError:
         return "not installed here"
     classifiers = [c.rsplit(" :: ", 1)[-1] for c in facts.get_all("Classifier") or [] if c.startswith("License ::")]
-    stated = facts.get("License-Expression") or ", ".join(classifiers) or (facts.get("License") or "").strip()
-    return stated.splitlines()[0][:60] if stated else "not stated"
-
-
-def _refusals(evaluated: Mapping[str, Any]) -> str:
-    rows = [f"| {name} | {version} | {licence(name)} |" for name, version in _versions(packages)]
-    return "\n".join([DATA, "", "| package | version | licence |", "|---|---|---|", *rows])
-
-
-def _versions(packages: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    if isinstance(packages, Mapping):
-        rows = [(name, row["version"] if isinstance(row, Mapping) else str(row)) for name, row in packages.items()]
-    else:
-        rows = [(row["package"], row["version"]) for row in packages]
-    return sorted(rows)
-
-
-def licence(package: str) -> str:
-    """What the installed distribution says of its licence, shortened to one line, or "not stated"."""
-    try:
-        facts = importlib.metadata.metadata(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed here"
-    classifiers = [c.rsplit(" :: ", 1)[-1] for c in facts.get_all("Classifier") or [] if c.startswith("License ::")]
-    stated = facts.get("License-Expression") or ", ".join(classifiers) or (facts.get("License") or "").strip()
-    return stated.splitlines()[0][:60] if stated else "not stated"
+    expression, text = (facts.get(key, "") for key in ("License-Expression", "License"))
+    stated = [words.strip() for words in (expression, ", ".join(classifiers), text) if words and words.strip()]
+    return stated[0].splitlines()[0][:60] if stated else "not stated"
 
 
 def _refusals(evaluated: Mapping[str, Any]) -> str:

@@ -1,0 +1,69 @@
+"""Write one variant: its weights in every container that runs them, its tokenizer, its manifest.
+
+The same input gives the same bytes, and a folder appears complete or not at all. It does not know where weights come from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tradewind.compression.export_gguf import export_gguf
+from tradewind.compression.export_onnx import DATA_FILE, SERVED_ACCURACY, export_onnx
+from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
+from tradewind.compression.variant import LICENCE, Manifest, file_digests, save_manifest, split_name
+from tradewind.files import atomic_path
+from tradewind.model.decoder import DecoderConfig
+from tradewind.model.tokenizer import Tokenizer
+from tradewind.model.weights import weights_digest
+
+
+def write_variant(
+    folder: Path,
+    name: str,
+    config: DecoderConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    rules: Mapping[str, Any] | None = None,
+    accuracy_level: int = SERVED_ACCURACY,
+) -> Manifest:
+    """Export the variant `name` to ONNX, to GGUF where it is quantized, and write its manifest."""
+    model, precision = split_name(name)
+    with atomic_path(folder) as made:
+        files = {"ort": export_onnx(made, config, tensors, accuracy_level)}
+        if precision != "fp32":
+            about = {"general.name": f"tradewind {name}", "general.license": LICENCE.lower()}
+            files["gguf"] = export_gguf(made, config, tensors, tokenizer, about)
+        tokenizer.save(made)
+        manifest = Manifest(
+            name=name,
+            model=model,
+            precision=precision,
+            parent=None if precision == "fp32" else f"{model}-fp32",
+            parameters=config.num_parameters,
+            bytes=(made / DATA_FILE).stat().st_size,
+            weights_digest=tensors_digest(tensors),
+            tokenizer_digest=tokenizer.digest,
+            template_digest=tokenizer.template_digest,
+            rules=dict(rules or {}),
+            config=asdict(config),
+            files=files,
+            digests=file_digests(made),
+            eos_token_ids=tokenizer.eos_token_ids,
+            max_position=config.max_position,
+        )
+        save_manifest(made, manifest)
+    return manifest
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that name weights as they are: codes and scales where quantized, floats elsewhere."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Blocks):
+            arrays |= {name + CODES: tensor.codes, name + SCALES: tensor.scales}
+        else:
+            arrays[name] = tensor
+    return weights_digest(arrays)

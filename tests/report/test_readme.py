@@ -1,0 +1,65 @@
+import pytest
+
+from tests.support import ROOT
+from tradewind.errors import UserError
+from tradewind.files import read_json, write_json
+from tradewind.report.build import build_report
+from tradewind.report.gate import GateRules
+from tradewind.report.readme import BEGIN, END, check, render, write
+from tradewind.report.table import figure
+
+TEXT = (
+    f"# Title\n\n{BEGIN}\nold\n{END}\n\nF1 is <!--= summary/variants/teacher-int8/answer_f1 .2f -->?<!-- = --> and "
+    "<!--= summary/variants/teacher-int8/bytes /1e6.0f -->?<!-- = --> MB.\n"
+)
+
+
+@pytest.fixture
+def reports(folders):
+    build_report(GateRules(0.01, 0.01, 0.02, True), "nano", 0, folders)
+    return folders.reports
+
+
+@pytest.fixture
+def readme(tmp_path):
+    (tmp_path / "README.md").write_text(TEXT, encoding="utf-8")
+    return tmp_path / "README.md"
+
+
+def test_writing_makes_the_check_pass_and_writing_again_changes_nothing(readme, reports):
+    assert check(readme, reports)
+    assert write(readme, reports)
+    assert check(readme, reports) == []
+    assert not write(readme, reports)
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("# Title\n")
+    assert "| teacher-int8 | 134.5 | 145.0 | 0.800 [" in text
+    assert "<!--= summary/variants/teacher-int8/bytes /1e6.0f -->145<!-- = --> MB" in text
+
+
+def test_another_value_in_the_reports_is_a_difference(readme, reports):
+    write(readme, reports)
+    summary = read_json(reports / "summary.json")
+    summary["variants"]["teacher-int8"]["decode_tokens_per_s"] += 30
+    write_json(reports / "summary.json", summary)
+    assert any("180" in line for line in check(readme, reports))
+
+
+def test_a_readme_without_the_block_and_a_wrong_figure_are_said(reports):
+    with pytest.raises(UserError, match="no block"):
+        render("# Title\n", {})
+    with pytest.raises(UserError, match=r"teacher-int9/answer_f1.*teacher-int9"):
+        figure({"variants": {}}, "variants/teacher-int9/answer_f1", ".2f")
+
+
+def test_figures_scale():
+    tree = {"a": [0.123, {"b": 2_500_000}]}
+    assert figure(tree, "a/0", "*100.1f") == "12.3"
+    assert figure(tree, "a/1/b", "/1e6.1f") == "2.5"
+    assert figure(tree, "a/1/b", ",") == "2,500,000"
+
+
+def test_the_readme_says_what_the_reports_say():
+    if not (ROOT / "reports" / "summary.json").exists():
+        pytest.skip("needs reports/summary.json (`make repro`)")
+    assert check(ROOT / "README.md", ROOT / "reports") == []
