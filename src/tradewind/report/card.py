@@ -87,7 +87,7 @@ def licence(package: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         return "not installed here"
     classifiers = [c.rsplit(" :: ", 1)[-1] for c in facts.get_all("Classifier") or [] if c.startswith("License ::")]
-    expression, text = (facts.get(key, "") for key in ("License-Expression", "License"))
+    expression, text = ((facts.get_all(key) or [""])[0] for key in ("License-Expression", "License"))
     stated = [words.strip() for words in (expression, ", ".join(classifiers), text) if words and words.strip()]
     return stated[0].splitlines()[0][:60] if stated else "not stated"
 
