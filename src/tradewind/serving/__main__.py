@@ -16,7 +16,7 @@ from pathlib import Path
 
 import uvicorn
 
-from tradewind.config import build, read_params, run
+from tradewind.config import PROFILES, build, read_params, run
 from tradewind.engine import ENGINES, Engine
 from tradewind.engine.scheduler import Scheduler
 from tradewind.errors import UserError
@@ -44,19 +44,29 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for field in fields(ServeSettings):
         kind = int if isinstance(field.default, int) else str
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"{field.default}")
-    parser.add_argument("--params", default="params.yaml", help="where the serve section is read, if it is there")
+    parser.add_argument("--profile", help="whose variants and champion: that of params.yaml")
     return parser.parse_args(argv)
 
 
 def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
-    """The settings and the profile that the champion belongs to."""
-    params = read_params(given.params) if Path(given.params).is_file() else {}
+    """The settings and the profile that the champion belongs to. Raises UserError."""
+    folder = run_folder(given.profile)
+    params = read_params(folder / "params.yaml") if (folder / "params.yaml").is_file() else {}
     settings = build(ServeSettings, params.get("serve", {}), "serve")
-    options = {name: value for name, value in vars(given).items() if value is not None and name != "params"}
+    settings = replace(settings, variants=str(folder / settings.variants))
+    options = {name: value for name, value in vars(given).items() if value is not None and name != "profile"}
     settings = replace(settings, **options)
     if settings.engine not in ENGINES:
         raise UserError(f"unknown engine {settings.engine!r}; choose one of {', '.join(ENGINES)}")
-    return settings, str(params.get("profile", "cpu"))
+    return settings, given.profile or str(params.get("profile", "cpu"))
+
+
+def run_folder(profile: str | None) -> Path:
+    """Where a profile's run lies, seen from the repository: `cpu` in its root, the others in a working copy."""
+    if profile not in (None, *PROFILES):
+        raise UserError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    copy = Path(".tradewind") / "runs" / str(profile)
+    return copy if profile not in (None, "cpu") and copy.is_dir() else Path()
 
 
 def api_keys() -> tuple[str, ...]:
