@@ -20,6 +20,7 @@ _NUMPY = re.compile(r"^\s*\w[\w ]*\n\s*-{3,}\s*$", re.MULTILINE)
 _SPHINX = re.compile(r"^\s*:(param|type|return|returns|rtype|raises|raise)\b[^:]*:", re.MULTILINE)
 _PROSE = re.compile(r"^(?:The|A|An|Returns?|This|If|Whether|Each|All|Same|New|Either)\s|:\w+$|\w+ \w+ \w+ \w+ \w+")
 _ROLE = re.compile(r"(?:py:)?(?:class|func|meth|attr|obj|data|mod|term|ref|const):`")
+_FLAGS = re.compile(r"[ \t]*#\s*doctest:.*$", re.MULTILINE)
 _DOCTESTS = doctest.DocTestParser()
 
 
@@ -39,7 +40,7 @@ def examples(text: str) -> list[Example]:
         found = _DOCTESTS.get_examples(text)
     except ValueError:
         return []
-    return [Example(example.source.rstrip("\n"), example.want.rstrip("\n")) for example in found]
+    return [Example(_FLAGS.sub("", example.source).rstrip("\n"), example.want.rstrip("\n")) for example in found]
 
 
 def split_signature(text: str, name: str) -> tuple[str, str]:

@@ -198,11 +198,25 @@ def _usable(sections: Sections) -> Sections:
 def _clean_type(text: str) -> str:
     text = re.sub(r"(?<=\w) - (?=\w)", "-", plain(annotated_text(text)[0]))  # "array - like": parsed as a difference
     text = _NOT_A_TYPE.sub("", text).strip().rstrip(" ,;:.(")
-    if text.count("(") > text.count(")") or re.fullmatch(r"\([^()]*\)", text):
-        text = text.removeprefix("(").removesuffix(")")
+    if text.count("(") > text.count(")"):
+        text = text.removeprefix("(")
+    elif text.startswith("(") and text.endswith(")") and _closes_at(text) == len(text) - 1:
+        text = text[1:-1]
+    if "[" not in text:
+        text = text.replace("'", "")  # choices, quoted in one place and not in the next
     if text in _TELLS_NOTHING or text.count("(") != text.count(")"):
         return ""
     return "" if len(text) > 80 or looks_broken(text) and not re.fullmatch(r"\{.*\}", text) else text
+
+
+def _closes_at(text: str) -> int:
+    """Where the parenthesis that opens a text closes."""
+    depth = 0
+    for i, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return i
+    return -1
 
 
 def _kind(node: griffe.Object | None, row: dict[str, str] | None, path: str) -> str:

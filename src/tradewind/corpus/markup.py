@@ -22,6 +22,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\(\*(\w+)\*\)", r"(\1)"),
         (r"(?<![\w.])_[a-z_]+\.(?=[A-Za-z])", ""),  # :class:`_query.Query`: a private module as link target
         (r"(?<![\w*(\[,])\*([^*\s](?:[^*,]*[^*\s,])?)\*(?![\w*])", r"\1"),
+        (r"(?<![\w.])~(?=[A-Za-z])|(?<![\w.~/)\]])\.(?=[A-Z]\w)", ""),  # ~a.b.C and .C: short forms of a link
+        (r"\$([\w(), +*/=<>-]{1,40})\$", r"\1"),
+        (r"\b_typing_(?=[A-Z])", ""),
         (r"\|([A-Z]\w+(?:\.\w+)*)\|", r"\1"),
         (r"</?(?:code|b|i|em|strong|br|p|a|tt|sup|sub)\b[^>]*>", ""),
         (r"\\([_*`|\\])", r"\1"),
@@ -73,7 +76,10 @@ def paragraphs(text: str) -> list[str]:
         inside, fenced = fenced, fenced ^ bool(fences % 2)
         if inside or fences or block.lstrip("\n")[:4] == "    " or ">>>" in block:
             continue
-        if cleaned := plain(block):
+        cleaned = plain(block)
+        if cleaned.endswith("::"):  # announces a code block
+            cleaned = cleaned[:-1] if len(cleaned.split()) > 5 else ""
+        if cleaned:
             found.append(cleaned)
     return found
 
