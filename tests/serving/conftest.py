@@ -1,0 +1,91 @@
+"""A server over the mock engine, in a thread, on a port that the system chose."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from tradewind.engine.mock import MockEngine
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings
+from tradewind.engine.text import ByteTokenizer
+from tradewind.serving.app import create_app
+from tradewind.serving.settings import ServeSettings
+
+WAIT = 20.0
+"""Seconds after which a test gives up; never slept through."""
+
+
+def until(condition: Callable[[], bool], seconds: float = WAIT) -> float:
+    """Seconds until the condition held; fails where it does not in time."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "waited too long"
+        threading.Event().wait(0.001)
+    return time.monotonic() - start
+
+
+@dataclass
+class Served:
+    url: str
+    scheduler: Scheduler
+
+    @property
+    def engine(self) -> MockEngine:
+        assert isinstance(self.scheduler.engine, MockEngine)
+        return self.scheduler.engine
+
+    def client(self, **options: object) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, "timeout": WAIT, **options}
+        )  # type: ignore[arg-type]
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=WAIT)
+
+    def all_free(self) -> bool:
+        state = self.scheduler.snapshot()
+        return (state.free_slots, state.running, state.waiting) == (self.engine.slots, 0, 0)
+
+
+@contextmanager
+def serving(engine: MockEngine, settings: ServeSettings, keys: tuple[str, ...] = ()) -> Iterator[Served]:
+    tokenizer = ByteTokenizer()
+    scheduler = Scheduler(engine, tokenizer, SchedulerSettings(max_waiting=settings.max_waiting))
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(scheduler, tokenizer, "mock", settings, keys), log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", scheduler)
+    server.should_exit = True
+    thread.join(WAIT)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def fast() -> Iterator[Served]:
+    """Shared by tests that leave nothing running."""
+    with serving(MockEngine(slots=4, max_len=512), ServeSettings(max_body_bytes=100_000)) as served:
+        yield served
+
+
+@pytest.fixture
+def quick(fast: Served) -> Iterator[Served]:
+    yield fast
+    until(fast.all_free)
+
+
+@pytest.fixture
+def slow() -> Iterator[Served]:
+    """Two slots, 5 ms a step, one request may wait."""
+    engine = MockEngine(slots=2, max_len=4096, step_delay=0.005)
+    with serving(engine, ServeSettings(max_waiting=1)) as served:
+        yield served
