@@ -1,0 +1,100 @@
+"""The command line: refusals in one line, a server that says where it is, an end that keeps running answers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.conftest import WAIT
+from tradewind.config import run
+from tradewind.serving.__main__ import main
+
+COMMAND = [sys.executable, "-m", "tradewind.serving"]
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(SOURCE), **more}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0", "--engine", "mock"], "TRADEWIND_API_KEYS"),
+        (["--model", "nosuch"], "unknown variant 'nosuch'; choose one of one-int8, two-int4"),
+        (["--model", "nosuch", "--variants", "empty"], "there is none under empty"),
+        (["--engine", "cuda"], "unknown engine 'cuda'; choose one of ort, jax, mock"),
+        (["--profile", "huge"], "unknown profile 'huge'; choose one of nano, cpu, gpu, tpu"),
+        (["--port", "70000", "--engine", "mock"], "cannot serve 127.0.0.1 port 70000"),
+    ],
+)
+def test_refusals_are_one_line(
+    tmp_path: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one-int8", "two-int4"):
+        (tmp_path / "artifacts/variants" / name).mkdir(parents=True)
+        (tmp_path / "artifacts/variants" / name / "manifest.json").write_text("{}")
+    refused(tmp_path, ["--port", "0", *options], monkeypatch)
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+
+
+def refused(folder: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the process would do, here in this one: exit code 2."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["tradewind.serving", *options])
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2
+
+
+def test_a_taken_port_is_named(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port))
+        taken.listen()
+        refused(tmp_path, ["--engine", "mock", "--port", str(free_port)], monkeypatch)
+    assert f"port {free_port}" in capsys.readouterr().err
+
+
+def test_the_parameters_section_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text("profile: nano\nseed: 0\nserve: {engine: mock, slotz: 3}\n")
+    refused(tmp_path, [], monkeypatch)
+    assert "serve: unknown key 'slotz'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [*COMMAND, "--engine", "mock", "--port", "0", "--max-len", "4096"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    bill, line = process.stdout.readline(), process.stdout.readline()
+    assert "8 slots of 4096 tokens" in bill
+    yield process, line.split()[-1]
+    if process.poll() is None:
+        process.kill()
+    process.wait(WAIT)
+
+
+def test_sigterm_lets_a_running_answer_end(served: tuple[subprocess.Popen[str], str]) -> None:
+    process, url = served
+    body = {"model": "mock", "prompt": "hi", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{url}/completions", json=body, timeout=WAIT) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+    assert process.wait(WAIT) == 0
