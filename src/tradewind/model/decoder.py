@@ -18,6 +18,12 @@ from jax.typing import DTypeLike
 
 from tradewind.errors import UserError
 
+BLOCK = 128
+"""Queries that attend at once in whole sequences: their scores then stay in a CPU's cache."""
+
+MASKED = -1e30
+"""Score of what may not be seen; its weight is exactly 0."""
+
 Cache: TypeAlias = list[tuple[jax.Array, jax.Array]]
 """Per layer (keys, values), each [B, S, K, F]; index S is the position of the token in its row."""
 
@@ -133,10 +139,9 @@ class Attention(nnx.Module):
         v = self.v(x).reshape(b, t, self.kv_heads, self.dim)
         return rotate(q, rotation), rotate(k, rotation), v
 
-    def mix(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-        """Attend q [B,T,H,F] to k, v [B,S,K,F] where mask [B,T,S] is true, and project to [B,T,D]."""
-        out = attend(q, k, v, mask)
-        return self.o(out.reshape(*out.shape[:2], self.heads * self.dim))
+    def output(self, mixed: jax.Array) -> jax.Array:
+        """[B,T,H,F] -> [B,T,D]."""
+        return self.o(mixed.reshape(*mixed.shape[:2], self.heads * self.dim))
 
 
 class MLP(nnx.Module):
@@ -162,7 +167,8 @@ class Layer(nnx.Module):
 
     def __call__(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], mask: jax.Array) -> jax.Array:
         """x [B,T,D] -> [B,T,D]; mask [B,T,T] is true where a token may look."""
-        x = x + self.attention.mix(*self.attention.project(self.attention_norm(x), rotation), mask)
+        q, k, v = self.attention.project(self.attention_norm(x), rotation)
+        x = x + self.attention.output(attend_causal(q, k, v, mask))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -263,7 +269,7 @@ class Decoder(nnx.Module):
             values = values.at[rows, positions].set(v.astype(values.dtype), mode="drop")
             updated.append((keys, values))
             seen = (keys[:, :context].astype(q.dtype), values[:, :context].astype(q.dtype))
-            x = x + layer.attention.mix(q, *seen, mask)
+            x = x + layer.attention.output(attend(q, *seen, mask))
             x = x + layer.mlp(layer.mlp_norm(x))
         return self.norm(x), updated
 
@@ -305,12 +311,42 @@ def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     """Softmax attention of q [B,T,H,F] over k, v [B,S,K,F], mask [B,T,S]; returns [B,T,H,F]. Softmax is float32."""
     b, t, heads, dim = q.shape
-    kv_heads = k.shape[2]
-    q = (q * dim**-0.5).reshape(b, t, kv_heads, heads // kv_heads, dim)
-    scores = jnp.einsum("btkgf,bskf->bkgts", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskf->btkgf", weights, v).reshape(b, t, heads, dim)
+    kv_heads, group = k.shape[2], heads // k.shape[2]
+    # Batched plain matrix products: XLA:CPU runs these at several times the speed of the same einsum over five axes.
+    q = (q * dim**-0.5).reshape(b, t, kv_heads, group, dim).transpose(0, 2, 3, 1, 4).reshape(b, kv_heads, group * t, dim)
+    scores = jnp.einsum("bkmf,bskf->bkms", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores.reshape(b, kv_heads, group, t, -1), MASKED)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = weights.sum(-1).reshape(b, kv_heads, group * t, 1)
+    weights = weights.astype(v.dtype).reshape(b, kv_heads, group * t, -1)
+    out = jnp.einsum("bkms,bskf->bkmf", weights, v) / total.astype(v.dtype)
+    return out.reshape(b, kv_heads, group, t, dim).transpose(0, 3, 1, 2, 4).reshape(b, t, heads, dim)
+
+
+def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """`attend` for T = S and a causal mask: blocks of queries, which skip the keys that no query of theirs may see."""
+    starts = range(0, q.shape[1], BLOCK)
+    ends = [min(start + BLOCK, q.shape[1]) for start in starts]
+    parts = [
+        attend(q[:, start:end], k[:, :end], v[:, :end], mask[:, start:end, :end])
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+
+
+def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """`attend` for S = T and a causal mask: a block of queries meets only keys up to its own end.
+
+    At T = 512 this is 37 % less work; on 2 cores forward and backward take two thirds of the time.
+    """
+    ends = range(CAUSAL_BLOCK, q.shape[1] + CAUSAL_BLOCK, CAUSAL_BLOCK)
+    blocks = [(slice(end - CAUSAL_BLOCK, end), slice(end)) for end in ends]
+    parts = [attend(q[:, rows], k[:, keys], v[:, keys], mask[:, rows, keys]) for rows, keys in blocks]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+
+
+CAUSAL_BLOCK = 128
+"""Queries in a block of `attend_causal`; 64 and 256 were slower on a CPU."""
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> nnx.Linear:

@@ -45,7 +45,7 @@ WEIGHTS: dict[str, tuple[str | None, ...]] = {
     "embedding": ("tensor", "fsdp"),
     **{f"{name}.kernel": ("fsdp", "tensor") for name in ("q", "k", "v", "gate", "up")},
     **{f"{name}.kernel": ("tensor", "fsdp") for name in ("o", "down")},
-    "a": ("fsdp", None),
+    "a": (None, "fsdp"),
     "b": (None, "tensor"),
     "scale": (None,),
 }
