@@ -334,21 +334,6 @@ def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> 
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
-def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """`attend` for S = T and a causal mask: a block of queries meets only keys up to its own end.
-
-    At T = 512 this is 37 % less work; on 2 cores forward and backward take two thirds of the time.
-    """
-    ends = range(CAUSAL_BLOCK, q.shape[1] + CAUSAL_BLOCK, CAUSAL_BLOCK)
-    blocks = [(slice(end - CAUSAL_BLOCK, end), slice(end)) for end in ends]
-    parts = [attend(q[:, rows], k[:, keys], v[:, keys], mask[:, rows, keys]) for rows, keys in blocks]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
-
-
-CAUSAL_BLOCK = 128
-"""Queries in a block of `attend_causal`; 64 and 256 were slower on a CPU."""
-
-
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> nnx.Linear:
     init = nnx.initializers.normal(0.02)
     return nnx.Linear(
