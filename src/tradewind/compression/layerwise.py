@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tradewind.model.decoder import Decoder, Layer, causal_mask, rotary
+from tradewind.model.decoder import Decoder, Layer, attend_causal, causal_mask, rotary
 from tradewind.training.data import Batch
 
 
@@ -59,8 +59,8 @@ def run_layer(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
 @nnx.jit
 def run_attention(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
     """The residual stream after a layer's attention, before its MLP."""
-    projected = layer.attention.project(layer.attention_norm(x), place.rotation)
-    return x + layer.attention.mix(*projected, place.mask)
+    q, k, v = layer.attention.project(layer.attention_norm(x), place.rotation)
+    return x + layer.attention.output(attend_causal(q, k, v, place.mask))
 
 
 @nnx.jit
