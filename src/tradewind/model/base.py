@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tradewind.errors import UserError
-from tradewind.files import atomic_path, write_json
+from tradewind.files import atomic_path
 from tradewind.model.decoder import Decoder, DecoderConfig
 from tradewind.model.gguf import load_gguf
 from tradewind.model.tokenizer import Tokenizer
@@ -80,6 +80,4 @@ def save_checkpoint(folder: str | Path, config: DecoderConfig, flat: Flat, token
         made.mkdir()
         save_hf(made, config, flat)
         tokenizer.save(made)
-        eos = tokenizer.eos_token_ids
-        write_json(made / "generation_config.json", {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": eos})
     return config
