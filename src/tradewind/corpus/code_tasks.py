@@ -4,6 +4,7 @@ Examples are parsed, never run; whether a solution really gives its output is fo
 """
 
 import ast
+import builtins
 import re
 from collections.abc import Iterator, Sequence
 
@@ -39,15 +40,43 @@ def _tasks(record: Record) -> Iterator[dict[str, str]]:
     call = re.compile(rf"(?<!\w){re.escape(record.name)}(?!\w)")
     for number, example in enumerate(examples):
         if call.search(example.source) and _is_expression(example.source) and _is_stable(example):
-            context = _context(record, examples[:number])
-            if len(context) <= MAX_CONTEXT and not _UNSTABLE.search(context):
-                prompt = f"{record.sections.summary}\nWrite the one expression that uses {record.id} and gives:\n{example.want}"
+            context = _context(record, examples[:number], example.source)
+            if (
+                len(context) <= MAX_CONTEXT
+                and not _UNSTABLE.search(context)
+                and not _unknown(f"{context}\n{example.source}")
+            ):
+                asked = f"Write the one expression that uses {record.id} and gives:\n{example.want}"
+                prompt = f"{record.sections.summary}\n{asked}"
                 yield {"prompt": prompt, "context": context, "solution": example.source, "expected": example.want}
 
 
-def _context(record: Record, before: Sequence[Example]) -> str:
-    lines = [_IMPORTS.get(record.package, f"import {record.package}"), *(example.source for example in before)]
+def _context(record: Record, before: Sequence[Example], solution: str) -> str:
+    """What stands before the solution: the package's usual imports, the object's own if used bare, earlier lines."""
+    setup = [example.source for example in before]
+    lines = [_IMPORTS.get(record.package, f"import {record.package}"), *setup]
+    if record.kind in ("function", "class") and record.name in _unknown("\n".join([*lines, solution])):
+        lines.insert(1, f"from {record.id.rpartition('.')[0]} import {record.name}")
     return "\n".join(lines)
+
+
+def _unknown(code: str) -> set[str]:
+    """Names that a piece of code uses and nowhere defines; a mark of its own where the code does not parse."""
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError):
+        return {"<syntax error>"}
+    known = set(dir(builtins))
+    for node in nodes:
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            known.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            known.add(node.name)
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+        elif isinstance(node, ast.alias):
+            known.add((node.asname or node.name).partition(".")[0])
+    return {node.id for node in nodes if isinstance(node, ast.Name)} - known
 
 
 def _is_stable(example: Example) -> bool:

@@ -9,7 +9,7 @@ import re
 
 import griffe
 
-from tradewind.corpus.markup import first_sentence_of, inline, paragraphs, plain
+from tradewind.corpus.markup import first_sentence_of, inline, paragraphs
 from tradewind.corpus.records import Example, Parameter, Raised, Returned, Sections
 
 MAX_DOCSTRING = 60_000  # characters; what is longer is cut: generated tables, not prose
@@ -47,7 +47,9 @@ def split_signature(text: str, name: str) -> tuple[str, str]:
     """(signature, rest) of a docstring that opens with `name(...)`, as compiled functions' do; else ("", text)."""
     if f"{name}(" not in text.partition("\n")[0]:
         return "", text
-    match = re.match(rf"(?:\w+\.)*{re.escape(name)}(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))[ \t]*(?:->[^\n]*)?(?=\n|$)", text)
+    match = re.match(
+        rf"(?:\w+\.)*{re.escape(name)}(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))[ \t]*(?:->[^\n]*)?(?=\n|$)", text
+    )
     if not match:
         return "", text
     rest = text[match.end() :].lstrip("\n")
@@ -64,9 +66,7 @@ def _read(docstring: griffe.Docstring) -> list[griffe.DocstringSection]:
     if _SPHINX.search(text) and not _GOOGLE.search(text):
         return griffe.parse_sphinx(docstring, warnings=False)
     if _GOOGLE.search(text):
-        return griffe.parse_google(
-            docstring, warnings=False, returns_multiple_items=False, returns_named_value=False
-        )
+        return griffe.parse_google(docstring, warnings=False, returns_multiple_items=False, returns_named_value=False)
     return [griffe.DocstringSectionText(text)]
 
 

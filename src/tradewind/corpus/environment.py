@@ -1,7 +1,7 @@
-"""Where a package is installed: an interpreter or a site-packages folder -> location, version, and introspection rows.
+"""Where a package is installed: an interpreter or a site-packages folder -> location, version, introspection rows.
 
-An interpreter is asked for its `sys.path` and runs `introspect.py`, both in a subprocess with a time limit; a plain folder
-is only read. What the sources say is `static`'s business.
+An interpreter is asked for its `sys.path` and runs `introspect.py`, both in a subprocess with a time limit; a plain
+folder is only read. What the sources say is `static`'s business.
 """
 
 import functools
@@ -37,6 +37,7 @@ def locate(package: str, python: str = "", timeout: float = 60.0) -> Installed:
     Raises UserError naming the interpreter or package that is not there.
     """
     python = python or sys.executable
+    paths: tuple[str, ...]
     if Path(python).is_dir():
         paths, interpreter = (python,), ""
     else:

@@ -27,14 +27,16 @@ from tradewind.corpus.records import Parameter, Record, Returned, Sections
 from tradewind.corpus.static import Found, Sources, annotated_text, is_skipped, read_sources, signature_of
 
 _TEMPLATED = re.compile(r"%\(\w+\)s|\{\w+\}")
-_NOT_A_TYPE = re.compile(r"(?:,|;|^)\s*(?:optional|keyword[- ]only|required)\b.*$|[,;(]?\s*\(?(?:by )?default(?:s to)?\b.*$", re.I)
+_NOT_A_TYPE = re.compile(
+    r"(?:,|;|^)\s*(?:optional|keyword[- ]only|required)\b.*$|[,;(]?\s*\(?(?:by )?default(?:s to)?\b.*$", re.I
+)
 _TELLS_NOTHING = ("Any", "Any | None", "typing.Any", "object", "None", "type", "optional")
 MAX_SIGNATURE = 400  # characters
 
 
 @dataclass(frozen=True)
 class PackageChoice:
-    """One line of `conf/corpus`: an import name, the interpreter or site-packages folder that holds it, what to leave out."""
+    """One line of `conf/corpus`: an import name, the interpreter or site-packages folder with it, what to leave out."""
 
     package: str
     python: str = ""
@@ -168,7 +170,10 @@ def _take_defaults(sections: Sections, signature: str) -> None:
         return
     assert isinstance(tree, ast.FunctionDef)
     positional = [*tree.args.posonlyargs, *tree.args.args]
-    pairs = [*zip(reversed(positional), reversed(tree.args.defaults)), *zip(tree.args.kwonlyargs, tree.args.kw_defaults)]
+    pairs = [
+        *zip(reversed(positional), reversed(tree.args.defaults), strict=False),
+        *zip(tree.args.kwonlyargs, tree.args.kw_defaults, strict=True),
+    ]
     defaults = {argument.arg: ast.unparse(default) for argument, default in pairs if default is not None}
     for parameter in sections.parameters:
         parameter.default = parameter.default or defaults.get(parameter.name, "")
@@ -190,7 +195,9 @@ def _usable(sections: Sections) -> Sections:
         returned.name = returned.name if returned.name.isidentifier() else ""
     sections.parameters = [p for p in sections.parameters if p.name.isidentifier() and not keyword.iskeyword(p.name)]
     sections.returns = [r for r in sections.returns if r.type or r.text]
-    sections.raises = [r for r in sections.raises if re.fullmatch(r"[A-Za-z_][\w.]*", r.type) and not looks_broken(r.text)]
+    sections.raises = [
+        r for r in sections.raises if re.fullmatch(r"[A-Za-z_][\w.]*", r.type) and not looks_broken(r.text)
+    ]
     sections.notes = sections.notes[:2000]
     return sections
 
@@ -206,7 +213,7 @@ def _clean_type(text: str) -> str:
         text = text.replace("'", "")  # choices, quoted in one place and not in the next
     if text in _TELLS_NOTHING or text.count("(") != text.count(")"):
         return ""
-    return "" if len(text) > 80 or looks_broken(text) and not re.fullmatch(r"\{.*\}", text) else text
+    return "" if len(text) > 80 or (looks_broken(text) and not re.fullmatch(r"\{.*\}", text)) else text
 
 
 def _closes_at(text: str) -> int:

@@ -71,7 +71,7 @@ def _triples(record: Record) -> np.ndarray:
     sections = record.sections
     parts = [sections.summary, sections.description[:600]]
     parts += [f"{item.name} {item.text}" for item in sections.parameters]
-    parts += [item.text for item in [*sections.returns, *sections.raises]]
+    parts += [item.text for item in sections.returns] + [item.text for item in sections.raises]
     words = [word for word in words_of(" ".join(parts)) if word != record.name.lower()][:400]
     triples = {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
     hashes = [int.from_bytes(hashlib.blake2b(t.encode(), digest_size=4).digest()) for t in sorted(triples)]

@@ -9,14 +9,17 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # differs from run to run
 _SKIP = (types.ModuleType, str, bytes, int, float, bool, tuple, list, dict, set, frozenset, type(None))
 
 
-def main():
+def main() -> None:
     package, modules = sys.argv[1], sys.stdin.read().split()
     # What imported modules print must not mix with the rows.
     rows, sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8"), sys.stderr
@@ -32,11 +35,12 @@ def main():
     rows.close()
 
 
-def module_rows(package, module, name):
+def module_rows(package: str, module: types.ModuleType, name: str) -> Iterator[dict]:
     """Rows of the public names of a module that its own package defines."""
     public = getattr(module, "__all__", None)
     declared = isinstance(public, (list, tuple))
-    for key in sorted(set(str(k) for k in public)) if declared else sorted(vars(module)):
+    names = {str(key) for key in public} if isinstance(public, (list, tuple)) else set(vars(module))
+    for key in sorted(names):
         if key.startswith("_"):
             continue
         try:
@@ -47,7 +51,7 @@ def module_rows(package, module, name):
             continue
 
 
-def belongs(package, module, value, declared):
+def belongs(package: str, module: types.ModuleType, value: object, declared: bool) -> bool:
     """Whether a module offers a value as its own: it says so, defines it, or is a package that gathers it."""
     owner = getattr(value, "__module__", None)
     if not isinstance(owner, str):
@@ -57,26 +61,30 @@ def belongs(package, module, value, declared):
     return owner.split(".")[0] == package or (declared and owner.split(".")[0].strip("_").startswith(package))
 
 
-def object_rows(path, value):
+def object_rows(path: str, value: object) -> Iterator[dict]:
     yield row(path, value, kind_of(value))
     if isinstance(value, type):
         for key, raw in sorted(vars(value).items()):
-            if not key.startswith("_") and not isinstance(raw, (type,) + _SKIP):
+            if not key.startswith("_") and not isinstance(raw, (type, *_SKIP)):
                 kind = "property" if not callable(unwrap(raw)) else "method"
-                if documented(raw):
+                named = getattr(unwrap(raw), "__name__", key)  # a function held as a default value has another name
+                if documented(raw) and named == key:
                     yield row(path + "." + key, unwrap(raw), kind, defined_by(value) + "." + key)
 
 
-def documented(raw):
+def documented(raw: object) -> bool:
+    """Whether a class member has a docstring of its own: not its type's, not a named tuple's field number."""
     text = getattr(unwrap(raw), "__doc__", None)
-    return isinstance(text, str) and text != getattr(type(raw), "__doc__", None)
+    return (
+        isinstance(text, str) and text != getattr(type(raw), "__doc__", None) and not text.startswith("Alias for field")
+    )
 
 
-def unwrap(raw):
+def unwrap(raw: object) -> object:
     return raw.__func__ if isinstance(raw, (classmethod, staticmethod)) else raw
 
 
-def row(path, value, kind, defined=None):
+def row(path: str, value: object, kind: str, defined: str = "") -> dict:
     text = getattr(value, "__doc__", None)
     if not isinstance(text, str) or (kind == "attribute" and text == type(value).__doc__):
         text = ""
@@ -84,32 +92,32 @@ def row(path, value, kind, defined=None):
         "path": path,
         "defined": defined or defined_by(value),
         "kind": kind,
-        "doc": inspect.cleandoc(text),
+        "doc": _ADDRESS.sub("", inspect.cleandoc(text)),
         "signature": signature(value) if kind in ("function", "method", "class") else "",
         "source": isinstance(value, types.FunctionType),
     }
 
 
-def defined_by(value):
+def defined_by(value: object) -> str:
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    return "%s.%s" % (module, name) if isinstance(module, str) and isinstance(name, str) else ""
+    return module + "." + name if isinstance(module, str) and isinstance(name, str) else ""
 
 
-def kind_of(value):
+def kind_of(value: object) -> str:
     if isinstance(value, type):
         return "class"
     return "function" if callable(value) and hasattr(value, "__name__") else "attribute"
 
 
-def signature(value):
+def signature(value: object) -> str:
     """The signature as text; empty where the object has none that Python can read."""
     try:
-        found = inspect.signature(value)
+        found = inspect.signature(value)  # type: ignore[arg-type]
     except (ValueError, TypeError, NameError):
         return ""
     plain = [p.replace(annotation=p.empty) for p in found.parameters.values() if p.name != "self"]
     try:
-        return str(found.replace(parameters=plain, return_annotation=found.empty))
+        return _ADDRESS.sub("", str(found.replace(parameters=plain, return_annotation=found.empty)))
     except ValueError:
         return ""
 

@@ -23,7 +23,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![\w.])_[a-z_]+\.(?=[A-Za-z])", ""),  # :class:`_query.Query`: a private module as link target
         (r"(?<![\w*(\[,])\*([^*\s](?:[^*,]*[^*\s,])?)\*(?![\w*])", r"\1"),
         (r"(?<![\w.])~(?=[A-Za-z])|(?<![\w.~/)\]])\.(?=[A-Z]\w)", ""),  # ~a.b.C and .C: short forms of a link
-        (r"\$([\w(), +*/=<>-]{1,40})\$", r"\1"),
+        (r"\$([\w(), +*/=<>!%|{}.^-]{1,40})\$", r"\1"),
         (r"\b_typing_(?=[A-Z])", ""),
         (r"\|([A-Z]\w+(?:\.\w+)*)\|", r"\1"),
         (r"</?(?:code|b|i|em|strong|br|p|a|tt|sup|sub)\b[^>]*>", ""),

@@ -1,4 +1,4 @@
-"""A record -> the passage a question is asked about: readable plain text of bounded length, in a fixed order of sections.
+"""A record -> the passage a question is asked about: readable plain text of bounded length, sections in a fixed order.
 
 What a passage shows is kept beside its text (`Shown`), so that every answer can be taken from what is shown, verbatim.
 Lengths are in characters; about four make a token of the base.
@@ -45,7 +45,7 @@ def first_sentence(passage: str) -> str:
 
 
 def show(record: Record, limit: int = MAX_PASSAGE, order: Sequence[str] = ()) -> Shown:
-    """The passage of one record, at most about `limit` characters; parameters named in `order` are kept before others."""
+    """The passage of one record, at most about `limit` characters; parameters named in `order` stay before others."""
     sections = record.sections
     shown = Shown(record, "", summary=_short(sections.summary))
     head = [summary_line(sections.summary)]
@@ -136,7 +136,9 @@ def _show_returns(shown: Shown, lines: list[str]) -> None:
     lines.append("Returns:")
     for item in items:
         text = _short(item.text)
-        label = " ".join(part for part in (item.name, f"({item.type})" if item.type and item.text else item.type) if part)
+        label = " ".join(
+            part for part in (item.name, f"({item.type})" if item.type and item.text else item.type) if part
+        )
         if item.name and item.type and not item.text:
             label = f"{item.name} ({item.type})"
         lines.append("- " + ": ".join(part for part in (label, text or _cut(item.text)) if part))
@@ -160,7 +162,12 @@ def _show_example(shown: Shown, lines: list[str]) -> None:
     call = re.compile(rf"(?<!\w){re.escape(shown.record.name)}(?!\w)")
     statements = [example.source for example in shown.record.sections.examples]
     for i, statement in enumerate(statements):
-        if call.search(statement) and "\n" not in statement and 8 <= len(statement) <= 110 and "import " not in statement:
+        if (
+            call.search(statement)
+            and "\n" not in statement
+            and 8 <= len(statement) <= 110
+            and "import " not in statement
+        ):
             before = [s for s in statements[max(0, i - 2) : i] if _is_setup(s)]
             shown.example = [*before, statement]
             lines += ["Example:", *(f">>> {line}" for line in shown.example)]
@@ -168,7 +175,9 @@ def _show_example(shown: Shown, lines: list[str]) -> None:
 
 
 def _is_setup(statement: str) -> bool:
-    return "\n" not in statement and len(statement) <= 90 and "import " not in statement and not statement.isidentifier()
+    return (
+        "\n" not in statement and len(statement) <= 90 and "import " not in statement and not statement.isidentifier()
+    )
 
 
 def _short(text: str) -> str:

@@ -1,7 +1,7 @@
 """How questions are phrased: several wordings per kind; some are held out for the test set.
 
-`{s}` is the symbol as written in the question, `{p}` a parameter, `{e}` an exception, `{r}` a returned name, `{w}` words of
-a description, `{c}` a condition, `{d}` a task ("compute the inverse of a matrix").
+`{s}` is the symbol as written in the question, `{p}` a parameter, `{e}` an exception, `{r}` a returned name, `{w}` some
+words of a summary, `{c}` a condition, `{d}` a task ("compute the inverse of a matrix").
 """
 
 import hashlib
@@ -87,7 +87,11 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Why would {s} raise {e}?",
         "What causes {e} in {s}?",
     ),
-    "no_example": ("Show an example line that uses {s}.", "How do I use {s}? Show one line.", "How do I call {s} in code?"),
+    "no_example": (
+        "Show an example line that uses {s}.",
+        "How do I use {s}? Show one line.",
+        "How do I call {s} in code?",
+    ),
     "no_fact": (
         "Since which version is {s} available?",
         "Is {s} thread-safe?",

@@ -13,24 +13,18 @@ from tradewind.corpus.passages import Shown, argument_name, split_arguments
 from tradewind.corpus.phrasings import chance, pick
 from tradewind.corpus.prompt import REFUSAL
 from tradewind.corpus.records import Parameter, Record, Returned
+from tradewind.corpus.words import STOP_WORDS, VERBS
 
 KINDS = ("summary", "default", "parameter", "type", "returns", "raises", "which", "how", "multi_turn", "unanswerable")
 MAX_ANSWER = 150  # characters
 _UNTELLING = re.compile(r"^(?:see |same as|refer to|alias|ignored|unused|not used|deprecated|todo)", re.IGNORECASE)
-_NO_VALUE = re.compile(r"no_?value|no_?default|deprecated|sentinel|missing|unset|<|object\(|\.\.\.|empty", re.IGNORECASE)
+_NO_VALUE = re.compile(
+    r"no_?value|no_?default|deprecated|sentinel|missing|unset|<|object\(|\.\.\.|empty", re.IGNORECASE
+)
 _TYPE_WORDS = re.compile(
     r"\b(?:list|dict\w*|ints?|integers?|numbers?|str|strings?|floats?|bool\w*|true|false|arrays?|types?|functions?|callables?|tuples?|"
     r"sequences?|objects?|iterables?|instances?|class|names?|sets?|flags?|mapping|scalars?|tensors?|matrix|vector|path|if|whether)\b",
     re.IGNORECASE,
-)
-_VERBS = frozenset(
-    "add append apply assign build calculate cast change check clip clone close combine compile compute concatenate construct "
-    "convert copy count create decode delete detect determine display divide draw drop encode estimate evaluate exclude "
-    "execute extend extract fill filter find fit format generate get give group import initialize insert integrate "
-    "interpolate invert iterate join list load log make map merge modify move multiply normalize open parse perform plot "
-    "print produce project randomly read reduce register remove rename render repeat replace reset reshape resolve "
-    "retrieve reverse rotate round run sample save scale search select send serialize set shift show shuffle simulate "
-    "solve sort split stack start stop subtract sum swap test train transform transpose truncate update validate verify write".split()
 )
 
 
@@ -131,11 +125,14 @@ def _how(shown: Shown, key: str, held_out: bool) -> Iterator[Question]:
 def _multi_turn(shown: Shown, key: str, held_out: bool) -> Iterator[Question]:
     """Follow-ups that only make sense after an earlier turn: "it" is the earlier turn's parameter or object."""
     rotated = sorted(shown.parameters, key=lambda item: chance("rotate", key, item.name))
-    for item, other in zip(rotated, rotated[1:] + rotated[:1]):
-        facts = {"default": item.default if has_default(item, shown) else "", "type": item.type if has_type(item) else ""}
+    for item, other in zip(rotated, rotated[1:] + rotated[:1], strict=True):
+        facts = {
+            "default": item.default if has_default(item, shown) else "",
+            "type": item.type if has_type(item) else "",
+        }
         facts["parameter"] = item.text if telling(item.text) else ""
         known = [kind for kind, answer in facts.items() if answer]
-        for first, then in zip(known, known[1:] + known[:1]):
+        for first, then in zip(known, known[1:] + known[:1], strict=True):
             if first != then:
                 before = _question(first, first, shown, facts[first], key, held_out, p=item.name)
                 group = {"default": "follow_default", "type": "follow_type", "parameter": "follow_purpose"}[then]
@@ -204,11 +201,11 @@ def unanswerable(shown: Shown, strangers: Sequence[str], key: str, held_out: boo
 
 
 def which(shown: Sequence[Record], target: Record, key: str, held_out: bool = False) -> Question | None:
-    """Asks which of several records fits some words of the target's summary; none where the words do not tell it apart."""
+    """Asks which of several records fits some words of the target's summary; none where they do not tell it apart."""
     words = content_words(target.sections.summary, target.name)
     others = [set(content_words(r.sections.summary + " " + r.name.replace("_", " "))) for r in shown if r is not target]
     telling_words = [word for word in words if not any(word in other for other in others)]
-    if len(telling_words) < 2:
+    if len(words) < 3 or len(telling_words) < 2:
         return None
     kept = words if len(words) <= 4 else [w for w in words if w in telling_words or chance("word", key, w) % 2][:6]
     text = pick("which", f"{key}{target.id}", held_out).format(w=" ".join(kept))
@@ -220,21 +217,19 @@ def content_words(text: str, own: str = "") -> list[str]:
     names = {own.lower(), *own.lower().split("_")} if own else set()
     seen: dict[str, None] = {}
     for word in re.findall(r"[A-Za-z][A-Za-z0-9-]{2,}", re.sub(r"\b\w+(?:\.\w+)+", "", text)):
-        if word.lower() not in _STOP and word.lower() not in names:
+        if word.lower() not in STOP_WORDS and word.lower() not in names:
             seen.setdefault(word.lower())
     return list(seen)
 
 
-_STOP = frozenset(
-    "the and for with from that this are can its into return returns given which not all any each one per has have was will "
-    "use used using via also other than when where such been being their between over under out function method class object "
-    "value values whether compute computes get set create creates new if of".split()
-)
-
-
 def telling(text: str) -> bool:
     """Whether a text can stand as an answer: some words, not too long, not a pointer to elsewhere."""
-    return 8 <= len(text) <= MAX_ANSWER and len(text.split()) >= 3 and not _UNTELLING.match(text) and not looks_broken(text)
+    return (
+        8 <= len(text) <= MAX_ANSWER
+        and len(text.split()) >= 3
+        and not _UNTELLING.match(text)
+        and not looks_broken(text)
+    )
 
 
 def has_default(item: Parameter, shown: Shown) -> bool:
@@ -257,15 +252,16 @@ def returned_answer(item: Returned) -> str:
 
 
 def good_line(line: str) -> bool:
-    return 8 <= len(line) <= 110 and not line.startswith(("#", "print(", "%", "@")) and line.count("(") == line.count(")")
+    return (
+        8 <= len(line) <= 110 and not line.startswith(("#", "print(", "%", "@")) and line.count("(") == line.count(")")
+    )
 
 
 def task(summary: str) -> str:
     """ "Compute the inverse of a matrix." -> "compute the inverse of a matrix"; nothing where no verb leads."""
     first, _, rest = summary.rstrip(".").partition(" ")
     stem = first.lower()
-    if stem not in _VERBS and stem.endswith("s"):
+    if stem not in VERBS and stem.endswith("s"):
         stem = stem[:-2] if stem.endswith(("sses", "shes", "ches", "xes")) else stem[:-1]
     words = rest.split()
-    return f"{stem} {rest}" if stem in _VERBS and 2 <= len(words) <= 14 and ":" not in rest else ""
-
+    return f"{stem} {rest}" if stem in VERBS and 2 <= len(words) <= 14 and ":" not in rest else ""

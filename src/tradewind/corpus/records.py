@@ -96,11 +96,11 @@ class Record:
     def from_json(cls, row: dict[str, Any]) -> "Record":
         """The inverse of `to_json`."""
         own = {item.name: row[item.name] for item in fields(cls) if item.name != "sections"}
-        items = {
+        items: dict[str, Any] = {
             "parameters": [Parameter(**item) for item in row["parameters"]],
             "returns": [Returned(**item) for item in row["returns"]],
             "raises": [Raised(**item) for item in row["raises"]],
             "examples": [Example(**item) for item in row["examples"]],
         }
-        texts = {key: row[key] for key in ("summary", "description", "notes", "see_also")}
-        return cls(**own, sections=Sections(**items, **texts))
+        rest: dict[str, Any] = {key: row[key] for key in ("summary", "description", "notes", "see_also")}
+        return cls(**own, sections=Sections(**{**items, **rest}))

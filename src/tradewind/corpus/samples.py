@@ -9,6 +9,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tradewind.corpus.families import split_of
 from tradewind.corpus.passages import Shown, brief, show
@@ -17,7 +18,7 @@ from tradewind.corpus.prompt import REFUSAL, conversation
 from tradewind.corpus.questions import KINDS, Question, asked, content_words, unanswerable, which
 from tradewind.corpus.records import Record
 
-Sample = dict[str, object]
+Sample = dict[str, Any]
 MIN_SECTIONS = 3
 _WHICH_EVERY = 7  # one training passage in seven shows several records, so that `which` is as common as other kinds
 
@@ -79,12 +80,14 @@ def _train(records: Sequence[Record], config: SampleConfig) -> list[Sample]:
     shown = _with_scarce(interleave(eligible(records, key), key))
     strangers = _Strangers(records, key)
     neighbours = _Neighbours(records, key)
-    used: Counter[str] = Counter({kind: 0 for kind in KINDS})
+    used: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
     samples: list[Sample] = []
     for number, passage in enumerate(shown):
         if len(samples) >= config.train_conversations:
             break
-        if number % _WHICH_EVERY == _WHICH_EVERY - 1 and (several := _several(passage.record, neighbours, strangers, key)):
+        if number % _WHICH_EVERY == _WHICH_EVERY - 1 and (
+            several := _several(passage.record, neighbours, strangers, key)
+        ):
             text, questions = several
         else:
             text, questions = passage.text, _choose(passage, strangers, used, config.questions_per_conversation, key)
@@ -162,7 +165,9 @@ def _several(
     return "\n\n".join(brief(r) for r in records), _shuffled(questions + options[:1], f"{key}{target.id}")
 
 
-def _none_fits(records: Sequence[Record], neighbours: "_Neighbours", key: str, held_out: bool = False) -> Question | None:
+def _none_fits(
+    records: Sequence[Record], neighbours: "_Neighbours", key: str, held_out: bool = False
+) -> Question | None:
     """A "which" question about a record that is not shown; its words must not fit what is shown."""
     stranger = neighbours.stranger(records)
     question = which([*records, stranger], stranger, key, held_out) if stranger else None
@@ -191,7 +196,7 @@ def _exam(records: Sequence[Record], split: str, per_kind: int, seed: int) -> li
                     continue
                 families.add(passage.record.family)
                 text, question = options[passage.record.id].pop(kind)
-                turns = [turn for turn in _turns(question)]
+                turns = _turns(question)
                 chosen[kind].append(_sample(f"{split}-{kind}-{len(chosen[kind]):02d}", text, turns))
     return [sample for kind in KINDS for sample in chosen[kind]]
 
@@ -221,7 +226,10 @@ class _Strangers:
         counted: dict[str, Counter[str]] = defaultdict(Counter)
         for record in records:
             counted[record.package].update(item.name for item in record.sections.parameters if len(item.name) > 2)
-        self.common = {package: [n for n, _ in sorted(c.items(), key=lambda i: (-i[1], i[0]))[:80]] for package, c in counted.items()}
+        self.common = {
+            package: [n for n, _ in sorted(c.items(), key=lambda i: (-i[1], i[0]))[:80]]
+            for package, c in counted.items()
+        }
 
     def of(self, record: Record) -> list[str]:
         own = record.signature + " ".join(item.name for item in record.sections.parameters)
@@ -236,7 +244,10 @@ class _Neighbours:
         self.key = key
         self.groups: dict[str, list[Record]] = defaultdict(list)
         for record in records:
-            if record.kind in ("function", "class", "method") and len(content_words(record.sections.summary, record.name)) >= 3:
+            if (
+                record.kind in ("function", "class", "method")
+                and len(content_words(record.sections.summary, record.name)) >= 3
+            ):
                 self.groups[record.id.rpartition(".")[0]].append(record)
                 self.groups["package:" + record.package].append(record)
 

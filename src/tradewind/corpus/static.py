@@ -15,8 +15,11 @@ from pathlib import Path
 import griffe
 
 SKIPPED_PARTS = frozenset(
-    "tests test conftest benchmarks examples externals extern vendor vendored thirdparty third_party __main__ setup "
-    "protos generated doctests pytest_plugin".split()
+    (
+        *("tests", "test", "conftest", "benchmarks", "examples", "doctests", "pytest_plugin"),
+        *("externals", "extern", "vendor", "vendored", "thirdparty", "third_party", "protos", "generated"),
+        *("__main__", "setup"),
+    )
 )
 _REDUNDANT = re.compile(r"\b(\w+)\s+as\s+\1\b")
 _RETIRED = "not meant for public use and will be removed"  # how SciPy marks modules kept for old imports only
@@ -56,8 +59,8 @@ def read_sources(package: str, location: Path, exclude: Iterable[str] = ()) -> S
     public = {name: node for name, node in public.items() if name not in tree.retired}
     objects: dict[str, Found] = {}
     for name, module in public.items():
-        for path, node in _exposed(module, package, tree.reexports.get(name, frozenset())):
-            objects.setdefault(node.path, Found(node.path, node)).paths.append(path)
+        for reached, node in _exposed(module, package, tree.reexports.get(name, frozenset())):
+            objects.setdefault(node.path, Found(node.path, node)).paths.append(reached)
     return Sources(_with_members(objects), public)
 
 
@@ -123,14 +126,13 @@ def _files(package: str, location: Path) -> Iterator[tuple[str, Path]]:
     if location.is_file():
         yield package, location
         return
-    found = []
+    found: list[tuple[int, str, Path]] = []
     for path in location.rglob("*.py"):
         parts = path.relative_to(location).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
         if not is_skipped(parts) and all(part.isidentifier() for part in parts):
             found.append((len(parts), ".".join([package, *parts]), path))
-    for _, name, path in sorted(found):
-        yield name, path
+    yield from ((name, path) for _, name, path in sorted(found))
 
 
 def _is_public(name: str, package: str, hidden: tuple[str, ...]) -> bool:
@@ -179,7 +181,7 @@ def _with_members(objects: dict[str, Found]) -> dict[str, Found]:
 
 
 def signature_of(node: griffe.Object) -> list[tuple[str, str, str]]:
-    """(name with stars, annotation, default) of a callable's parameters, `self` and `cls` left out; `/` and `*` kept."""
+    """(name with stars, annotation, default) of a callable's parameters but `self` and `cls`; a bare `*` is kept."""
     function = node.all_members.get("__init__") if node.is_class else node
     parameters = getattr(function, "parameters", None)
     if parameters is None:
