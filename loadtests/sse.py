@@ -1,0 +1,227 @@
+"""The streaming client that all load tests share: one user, one connection, server-sent events, timed as they arrive.
+
+Each request fires three events of Locust's: TTFT (send to first text), ITL (each gap between two texts) and E2E (send
+to `[DONE]`), and is a failure where the stream breaks the protocol. The chunk that only names the role counts as no
+text. It knows no scenario: those are the files beside it. Not covered: arrivals at a fixed rate (users wait for their
+answers).
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gevent
+from geventhttpclient import HTTPClient
+from locust import User, events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+
+WORDS = [
+    "array", "axis", "class", "code", "column", "count", "data", "default", "error", "example", "file",
+    "float", "frame", "function", "graph", "index", "integer", "key", "label", "layer", "length", "line",
+    "list", "loop", "matrix", "mean", "method", "module", "name", "node", "number", "object", "order",
+    "path", "plot", "point", "return", "row", "sample", "shape", "size", "sort", "string", "sum",
+    "table", "test", "time", "tree", "type", "unit", "value", "vector", "weight",
+]  # fmt: skip
+PULSE = 0.05
+"""Seconds between two looks at how late the client wakes up."""
+CPU_WARNING = 0.5
+"""Share of a core from which the client, not the server, may be what was measured."""
+
+
+@dataclass
+class Timing:
+    """One request. Times are seconds since the run's start. texts: when each piece of text came."""
+
+    start: float
+    texts: list[float] = field(default_factory=list)
+    end: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    error: str | None = None
+
+
+@dataclass
+class Recording:
+    """What a run leaves behind for `--raw`: requests, how late the client woke, its share of a core."""
+
+    origin: float = field(default_factory=time.perf_counter)
+    requests: list[Timing] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+    stopping: float | None = None
+    cpu_start: float = field(default_factory=time.process_time)
+    cpu_share: float = 0.0
+
+    def now(self) -> float:
+        return time.perf_counter() - self.origin
+
+    def finish(self) -> None:
+        self.cpu_share = (time.process_time() - self.cpu_start) / max(self.now(), 1e-9)
+
+    def pulse(self) -> None:
+        """Runs until it is killed."""
+        while True:
+            asleep = time.perf_counter()
+            gevent.sleep(PULSE)
+            self.delays.append(time.perf_counter() - asleep - PULSE)
+
+
+class ProtocolError(Exception):
+    """The stream is not what the API promises."""
+
+
+class StreamingUser(User):
+    """Subclass it with tasks that call `ask`."""
+
+    abstract = True
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        assert environment.parsed_options is not None
+        self.options: argparse.Namespace = environment.parsed_options
+        base = (self.host or "http://127.0.0.1:8000").rstrip("/").removesuffix("/v1")
+        self.http = HTTPClient.from_url(base, network_timeout=120, connection_timeout=10)
+        self.headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("TRADEWIND_API_KEY"):
+            self.headers["Authorization"] = f"Bearer {key}"
+        self.recording: Recording = environment.recording  # type: ignore[attr-defined]
+        self.model = self.options.model or self._served()
+        number = environment.user_numbers = getattr(environment, "user_numbers", -1) + 1  # type: ignore[attr-defined]
+        self.random = random.Random(f"{self.options.seed} {number}")
+
+    def _served(self) -> str:
+        return str(json.loads(self.http.get("/v1/models", headers=self.headers).read())["data"][0]["id"])
+
+    def prompt(self) -> str:
+        """The same words in an order of its own each time: equal length, no shared prefix to speak of."""
+        words = [WORDS[place % len(WORDS)] for place in range(self.options.prompt_words)]
+        self.random.shuffle(words)
+        return "Say these words again: " + " ".join(words)
+
+    def ask(self, messages: list[dict[str, str]], answer_tokens: int) -> None:
+        """One streamed chat completion of exactly `answer_tokens` tokens."""
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "max_tokens": answer_tokens,
+            "ignore_eos": True,
+            "seed": self.random.getrandbits(32),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        timing = Timing(self.recording.now())
+        self.recording.requests.append(timing)
+        try:
+            self._read(json.dumps(body).encode(), answer_tokens, timing)
+        except (OSError, ValueError, KeyError, ProtocolError) as error:
+            # The connection may hold the rest of a broken reply.
+            self.http.close()
+            timing.error = f"{type(error).__name__}: {error}"[:200]
+            self._fire("E2E", self.recording.now() - timing.start, error)
+        except gevent.GreenletExit:
+            self.recording.requests.remove(timing)  # cut off by the end of the run, not by the server
+            raise
+
+    def _read(self, body: bytes, answer_tokens: int, timing: Timing) -> None:
+        response = self.http.post("/v1/chat/completions", body=body, headers=self.headers)
+        if response.status_code != 200:
+            raise ProtocolError(f"status {response.status_code}: {response.read().decode('utf-8', 'replace')[:120]}")
+        reasons: list[str] = []
+        usage: dict[str, Any] | None = None
+        done = False
+        for chunk in events_of(response):
+            if done:
+                raise ProtocolError("an event after [DONE]")
+            if chunk is None:
+                done = True
+                continue
+            if "error" in chunk:
+                raise ProtocolError(f"error in mid-stream: {chunk['error']['message']}")
+            usage = chunk.get("usage") or usage
+            for choice in chunk["choices"]:
+                reasons += [choice["finish_reason"]] if choice["finish_reason"] else []
+                if choice["delta"].get("content"):
+                    self._text(timing)
+        self._check(done, reasons, usage, answer_tokens)
+        assert usage is not None
+        timing.end = self.recording.now()
+        timing.prompt_tokens, timing.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        self._fire("E2E", timing.end - timing.start)
+
+    def _text(self, timing: Timing) -> None:
+        now = self.recording.now()
+        if timing.texts:
+            self._fire("ITL", now - timing.texts[-1])
+        else:
+            self._fire("TTFT", now - timing.start)
+        timing.texts.append(now)
+
+    @staticmethod
+    def _check(done: bool, reasons: list[str], usage: dict[str, Any] | None, answer_tokens: int) -> None:
+        if not done:
+            raise ProtocolError("the stream ended without [DONE]")
+        if reasons != ["length"]:
+            raise ProtocolError(f"finish reasons {reasons}, not one 'length'")
+        if usage is None or usage["completion_tokens"] != answer_tokens:
+            raise ProtocolError(f"usage {usage}, not {answer_tokens} completion tokens")
+
+    def _fire(self, kind: str, seconds: float, error: Exception | None = None) -> None:
+        self.environment.events.request.fire(
+            request_type=kind,
+            name="chat",
+            response_time=1000 * seconds,
+            response_length=0,
+            exception=error,
+            context={},
+        )
+
+
+def events_of(response: Any) -> Iterator[dict[str, Any] | None]:
+    """The JSON of each event as it arrives; None for `[DONE]`. Raises ProtocolError for anything else."""
+    while event := response.readline(b"\n\n"):
+        text = bytes(event).decode().strip()
+        if not text.startswith("data: "):
+            raise ProtocolError(f"not an event: {text[:60]!r}")
+        yield None if text == "data: [DONE]" else json.loads(text[6:])
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("Tradewind")
+    group.add_argument("--model", default="", help="model to ask; the first that the server lists, if left out")
+    group.add_argument("--prompt-words", type=int, default=64, help="words in each prompt")
+    group.add_argument("--answer-tokens", type=int, default=64, help="tokens in each answer")
+    group.add_argument("--seed", type=int, default=0, help="of prompts and of sampling")
+    group.add_argument("--raw", default="", help="write the timings of every request to this file")
+
+
+@events.test_start.add_listener
+def start(environment: Environment, **_: object) -> None:
+    environment.recording = Recording()  # type: ignore[attr-defined]
+    environment.user_numbers = -1  # type: ignore[attr-defined]
+    environment.pulse = gevent.spawn(environment.recording.pulse)  # type: ignore[attr-defined]
+
+
+@events.test_stopping.add_listener
+def stopping(environment: Environment, **_: object) -> None:
+    environment.recording.stopping = environment.recording.now()  # type: ignore[attr-defined]
+
+
+@events.test_stop.add_listener
+def stop(environment: Environment, **_: object) -> None:
+    recording: Recording = environment.recording  # type: ignore[attr-defined]
+    environment.pulse.kill()  # type: ignore[attr-defined]
+    recording.finish()
+    late = sorted(recording.delays) or [0.0]
+    note = " (much: it may be what was measured)" if recording.cpu_share > CPU_WARNING else ""
+    middle, tail = (1000 * late[int(share * (len(late) - 1))] for share in (0.5, 0.95))
+    print(f"client: {recording.cpu_share:.0%} of a core{note}, woke late by {middle:.1f} ms (p50), {tail:.1f} ms (p95)")
+    options = environment.parsed_options
+    if options is not None and options.raw:
+        Path(options.raw).write_text(json.dumps(asdict(recording)), encoding="utf-8")

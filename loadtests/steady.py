@@ -1,0 +1,18 @@
+"""Steady load: each user asks again as soon as it has its answer, so that as many requests run as there are users.
+
+    locust -f loadtests/steady.py --host http://127.0.0.1:8000
+
+Prompts have a fixed number of words in an order of their own, answers a fixed number of tokens.
+"""
+
+from locust import constant, task
+
+from loadtests.sse import StreamingUser
+
+
+class SteadyUser(StreamingUser):
+    wait_time = constant(0)
+
+    @task
+    def chat(self) -> None:
+        self.ask([{"role": "user", "content": self.prompt()}], self.options.answer_tokens)

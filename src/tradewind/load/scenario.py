@@ -1,0 +1,87 @@
+"""One load test from its settings: Locust without its page, in a process of its own, bounded in time.
+
+The scenario is a Locust file of loadtests/; who answers is a URL, or a server started here and stopped after it.
+"""
+
+import subprocess
+import sys
+import tempfile
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tradewind.errors import UserError
+from tradewind.files import read_json
+from tradewind.load.results import measure
+from tradewind.load.server import await_ready, started
+from tradewind.tracking import Measurement
+
+ENDING_SECONDS = 30
+"""How long answers that run at the end may go on, and half of what Locust may take to start."""
+SHARED = "sse.py"
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """users: requests that run at once. seconds: of the whole run, the first `warm_up` of which do not count.
+
+    prompt_words, answer_tokens: of each request. model and engine are those of the server that is started here.
+    """
+
+    scenario: str = "steady"
+    model: str = "student-int8"
+    engine: str = "ort"
+    users: int = 4
+    seconds: int = 40
+    warm_up: float = 5.0
+    prompt_words: int = 64
+    answer_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gave. model: the name that the server gave."""
+
+    settings: LoadSettings
+    seed: int
+    measurements: list[Measurement]
+
+
+def locustfile(name: str, folder: Path = Path("loadtests")) -> Path:
+    """Raises UserError with the choices."""
+    choices = sorted(path.stem for path in folder.glob("*.py") if path.name not in (SHARED, "__init__.py"))
+    if name not in choices:
+        raise UserError(f"unknown load test {name!r}; choose one of {', '.join(choices) or 'none: no loadtests/ here'}")
+    return folder / f"{name}.py"
+
+
+def run_scenario(settings: LoadSettings, seed: int, url: str | None = None, server: tuple[str, ...] = ()) -> Outcome:
+    """Drive `url`, or a server of our own started with the options `server` too. Raises UserError."""
+    path = locustfile(settings.scenario)
+    if settings.seconds <= settings.warm_up:
+        raise UserError(f"loadtest: seconds ({settings.seconds}) must exceed warm_up ({settings.warm_up})")
+    own = started(["--model", settings.model, "--engine", settings.engine, *server])
+    with nullcontext(url) if url else own as target:
+        host = str(target).rstrip("/").removesuffix("/v1")
+        await_ready(host, 30)
+        raw = drive(path, host, settings, seed)
+    return Outcome(settings, seed, measure(raw, settings.warm_up, seed))
+
+
+def drive(path: Path, host: str, settings: LoadSettings, seed: int) -> dict[str, Any]:
+    """Run Locust and give its timings. Exit code 1 only says that requests failed, which the timings say too."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw.json"
+        command = [sys.executable, "-m", "locust", "--locustfile", str(path), "--host", host, "--headless"]
+        command += ["--users", str(settings.users), "--spawn-rate", str(settings.users), "--only-summary"]
+        command += ["--run-time", f"{settings.seconds}s", "--stop-timeout", str(ENDING_SECONDS)]
+        command += ["--prompt-words", str(settings.prompt_words), "--answer-tokens", str(settings.answer_tokens)]
+        command += ["--seed", str(seed), "--raw", str(raw), "--loglevel", "WARNING"]
+        try:
+            ended = subprocess.run(command, timeout=settings.seconds + 2 * ENDING_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"load test {path.stem} did not end in time") from None
+        if ended.returncode not in (0, 1) or not raw.is_file():
+            raise UserError(f"load test {path.stem} broke off with exit code {ended.returncode}")
+        return dict(read_json(raw))

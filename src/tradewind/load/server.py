@@ -1,0 +1,86 @@
+"""A server of our own for one run: started on a free port, awaited, always stopped, by its own process id."""
+
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+from tradewind.errors import UserError
+
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+
+
+@contextmanager
+def started(options: Sequence[str]) -> Iterator[str]:
+    """The URL (without /v1) of `python -m tradewind.serving OPTIONS`, once it is ready. Raises UserError."""
+    command = [sys.executable, "-m", "tradewind.serving", "--port", "0", *options]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        try:
+            url = _url(process, said)
+            await_ready(url)
+            yield url
+        finally:
+            stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Ask it to end, and end it where it does not."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _url(process: subprocess.Popen[str], said: IO[str]) -> str:
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
+    deadline = time.monotonic() + START_SECONDS
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            line = lines.get(timeout=left)
+        except queue.Empty:
+            break
+        if line is None:
+            said.seek(0)
+            raise UserError(
+                f"the server ended before it served: {(said.read().strip().splitlines() or ['no word'])[-1]}"
+            )
+        if line.startswith("serving "):
+            return line.split()[-1].removesuffix("/v1")
+    raise UserError(f"the server did not start within {START_SECONDS:.0f} s")
+
+
+def _pump(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line.strip())
+    lines.put(None)
+
+
+def await_ready(url: str, seconds: float = START_SECONDS) -> None:
+    """Until /ready says so. Raises UserError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    why = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/ready", timeout=10):
+                return
+        except urllib.error.HTTPError as error:
+            why = f"status {error.code}"
+        except (OSError, ValueError) as error:
+            why = str(error)
+        time.sleep(0.1)
+    raise UserError(f"{url} is not ready after {seconds:.0f} s ({why})")
