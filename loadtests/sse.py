@@ -124,9 +124,9 @@ class StreamingUser(User):
             self.http.close()
             timing.error = f"{type(error).__name__}: {error}"[:200]
             self._fire("E2E", self.recording.now() - timing.start, error)
-        except gevent.GreenletExit:
-            self.recording.requests.remove(timing)  # cut off by the end of the run, not by the server
-            raise
+        finally:
+            if timing.end is None and timing.error is None:  # cut off by the end of the run, not by the server
+                self.recording.requests = [one for one in self.recording.requests if one is not timing]
 
     def _read(self, body: bytes, answer_tokens: int, timing: Timing) -> None:
         response = self.http.post("/v1/chat/completions", body=body, headers=self.headers)

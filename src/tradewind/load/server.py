@@ -1,6 +1,7 @@
 """A server of our own for one run: started on a free port, awaited, always stopped, by its own process id."""
 
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ STOP_SECONDS = 15.0
 def started(options: Sequence[str]) -> Iterator[str]:
     """The URL (without /v1) of `python -m tradewind.serving OPTIONS`, once it is ready. Raises UserError."""
     command = [sys.executable, "-m", "tradewind.serving", "--port", "0", *options]
-    with tempfile.TemporaryFile("w+") as said:
+    with terminated_as_exit(), tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         try:
             url = _url(process, said)
@@ -30,6 +31,19 @@ def started(options: Sequence[str]) -> Iterator[str]:
             yield url
         finally:
             stop(process)
+
+
+@contextmanager
+def terminated_as_exit() -> Iterator[None]:
+    """SIGTERM unwinds the program, so that what was started is stopped; only a main thread can ask for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def stop(process: subprocess.Popen[str]) -> None:
