@@ -26,7 +26,12 @@ def ort(precision: str) -> Factory:
     return make
 
 
-FACTORIES: dict[str, Factory] = {"mock": mock, "ort-fp32": ort("fp32"), "ort-int8": ort("int8"), "ort-int4": ort("int4")}
+FACTORIES: dict[str, Factory] = {
+    "mock": mock,
+    "ort-fp32": ort("fp32"),
+    "ort-int8": ort("int8"),
+    "ort-int4": ort("int4"),
+}
 
 
 @pytest.fixture(scope="session", params=FACTORIES)

@@ -1,6 +1,7 @@
 """Write one variant: its weights in every container that runs them, its tokenizer, its manifest.
 
-The same input gives the same bytes, and a folder appears complete or not at all. It does not know where weights come from.
+The same input gives the same bytes, and a folder appears complete or not at all. It does not know where weights come
+from.
 """
 
 from collections.abc import Mapping

@@ -1,21 +1,23 @@
 """Write a decoder as an ONNX graph straight from its weights or codes: one weight layout, ten operators, no tracing.
 
-The graph is for ONNX Runtime (contrib operators of domain `com.microsoft`) with a KV cache that the caller owns. It knows
-nothing of slots, sampling or tokenizers. Not covered: untied heads, biases, sliding windows, float16.
+The graph is for ONNX Runtime (contrib operators of domain `com.microsoft`) with a KV cache that the caller owns. It
+knows nothing of slots, sampling or tokenizers. Not covered: untied heads, biases, sliding windows, float16.
 
 Inputs
 - `input_ids` int64 [B, T]: new tokens, padded on the right where a row has fewer than T.
 - `query_lengths` int32 [B]: new tokens of each row, 0 to T. A row with 0 is left as it is and its logits mean nothing.
 - `last_positions` int32 [B]: each row's length after this call, minus one.
-- `cache_capacity` int32 []: an upper bound of the lengths after this call.
-- `logit_positions` int64 [P]: which of the T columns get logits (the head is a fifth of the model: ask for what is needed).
+- `longest` int32 []: an upper bound of the lengths after this call.
+- `logit_positions` int64 [P]: which of the T columns get logits, none if empty (the head is a fifth of the model).
 - `past_key_values.{layer}.key|value` float32 [B, KV heads, S, head dim].
 Outputs
 - `logits` float32 [B, P, vocabulary].
 - `present.{layer}.key|value`: like the past. Bind each to the memory of its past: the cache is then updated in place.
 
-Files: `model.onnx` (the graph) and `model.onnx.data` (the weights, in Hugging Face layout [out, in]; the tied embedding is
-stored once and read by the lookup and by the head). Scales are the float16 scales widened to float32, which is exact.
+Every row needs room in S for its length before the call and T more, though nothing is written for padding.
+
+Files: `model.onnx` (the graph) and `model.onnx.data` (the weights, in Hugging Face layout [out, in]; the tied embedding
+is stored once and read by the lookup and by the head). Scales are the float16 scales widened to float32: exact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,7 +78,9 @@ class GraphBuilder:
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
         self.outputs.append(value)
 
-    def weight(self, name: str, array: NDArray[np.generic], views: Mapping[str, Sequence[int]] | None = None) -> ir.Value:
+    def weight(
+        self, name: str, array: NDArray[np.generic], views: Mapping[str, Sequence[int]] | None = None
+    ) -> ir.Value:
         """An initializer in the data file. `views` are further initializers (name -> shape) over the same bytes."""
         array = np.ascontiguousarray(array)
         offset = -(-self._size // ALIGN) * ALIGN
@@ -128,7 +132,7 @@ class _Shared:
 
     query_lengths: ir.Value
     last_positions: ir.Value
-    cache_capacity: ir.Value
+    longest: ir.Value
     cosines: ir.Value
     sines: ir.Value
 
@@ -137,9 +141,9 @@ def _decoder(g: GraphBuilder, config: DecoderConfig, tensors: dict[str, Tensor],
     ids = g.input("input_ids", ir.DataType.INT64, ("batch", "sequence"))
     int32 = ir.DataType.INT32
     queries, lasts = (g.input(name, int32, ("batch",)) for name in ("query_lengths", "last_positions"))
-    capacity = g.input("cache_capacity", int32, ())
+    longest = g.input("longest", int32, ())
     wanted = g.input("logit_positions", ir.DataType.INT64, ("positions",))
-    shared = _Shared(queries, lasts, capacity, *_rotary(g, config))
+    shared = _Shared(queries, lasts, longest, *_rotary(g, config))
     embed = _Embedding(g, _take(tensors, "model.embed_tokens.weight"), accuracy)
 
     branch, residual = None, embed.lookup(ids)
@@ -148,7 +152,6 @@ def _decoder(g: GraphBuilder, config: DecoderConfig, tensors: dict[str, Tensor],
     hidden, _ = _norm(g, config, _take(tensors, "model.norm.weight"), "model.norm", branch, residual)
     (chosen,) = g.node("Gather", [hidden, wanted], "chosen", {"axis": 1})
     g.output(embed.head(chosen), "logits", ir.DataType.FLOAT, ("batch", "positions", config.vocab_size))
-    g.outputs.insert(0, g.outputs.pop())
     if tensors:
         raise UserError(f"tensors that the decoder does not use: {', '.join(sorted(tensors)[:3])}")
 
@@ -205,21 +208,23 @@ def _norm(
         raise UserError(f"{name}.weight must stay float32")
     scale = g.weight(f"{name}.weight", gamma)
     if branch is None:
-        (normed,) = g.node("SimplifiedLayerNormalization", [residual, scale], name, {"epsilon": config.norm_eps, "axis": -1})
+        attributes = {"epsilon": config.norm_eps, "axis": -1}
+        (normed,) = g.node("SimplifiedLayerNormalization", [residual, scale], name, attributes)
         return normed, residual
-    inputs, attributes = [branch, residual, scale], {"epsilon": config.norm_eps}
-    outputs = g.node("SkipSimplifiedLayerNormalization", inputs, name, attributes, MICROSOFT, outputs=4)
+    inputs, epsilon = [branch, residual, scale], {"epsilon": config.norm_eps}
+    outputs = g.node("SkipSimplifiedLayerNormalization", inputs, name, epsilon, MICROSOFT, outputs=4)
     return outputs[0], outputs[3]
 
 
 def _attention(g: GraphBuilder, config: DecoderConfig, qkv: ir.Value, layer: int, shared: _Shared) -> ir.Value:
-    shape = ("batch", config.num_kv_heads, "capacity", config.head_dim)
+    shape = ("batch", config.num_kv_heads, "positions_held", config.head_dim)
     floats = ir.DataType.FLOAT
     past = [g.input(f"past_key_values.{layer}.{half}", floats, shape) for half in ("key", "value")]
-    rotary = [shared.cosines, shared.sines]
-    inputs = [qkv, None, None, *past, shared.last_positions, shared.cache_capacity, *rotary, *[None] * 7, shared.query_lengths]
+    place = [shared.last_positions, shared.longest, shared.cosines, shared.sines]
+    inputs = [qkv, None, None, *past, *place, *[None] * 7, shared.query_lengths]
     heads = {"num_heads": config.num_heads, "kv_num_heads": config.num_kv_heads, "do_rotary": 1}
-    mixed, *present = g.node("GroupQueryAttention", inputs, f"model.layers.{layer}.attention", heads, MICROSOFT, outputs=3)
+    name = f"model.layers.{layer}.attention"
+    mixed, *present = g.node("GroupQueryAttention", inputs, name, heads, MICROSOFT, outputs=3)
     for half, value in zip(("key", "value"), present, strict=True):
         g.output(value, f"present.{layer}.{half}", floats, shape)
     return mixed
@@ -229,7 +234,8 @@ def _linear(g: GraphBuilder, x: ir.Value, weight: Tensor, name: str, accuracy: i
     """x times the transposed matrix [out, in]."""
     if isinstance(weight, Blocks):
         codes = g.weight(f"{name}.codes", packed(weight).reshape(len(weight.codes), -1, BLOCK * weight.bits // 8))
-        return _product(g, x, weight, codes, g.weight(f"{name}.scales", weight.scales.astype(np.float32)), name, accuracy)
+        scales = g.weight(f"{name}.scales", weight.scales.astype(np.float32))
+        return _product(g, x, weight, codes, scales, name, accuracy)
     return g.node("FusedMatMul", [x, g.weight(f"{name}.weight", weight)], name, {"transB": 1}, MICROSOFT)[0]
 
 
@@ -242,7 +248,7 @@ def _product(
 
 
 def packed(weight: Blocks) -> NDArray[np.uint8]:
-    """Codes as ONNX Runtime stores them: uint8 with zero point 128 (8 bits), or two a byte with zero point 8 (4 bits)."""
+    """Codes as ONNX Runtime has them: uint8 with zero point 128 (8 bits), or two a byte with zero point 8 (4 bits)."""
     return pack4(weight.codes) if weight.bits == 4 else (weight.codes.view(np.uint8) ^ np.uint8(128))
 
 
@@ -261,8 +267,9 @@ class _Embedding:
 
     def lookup(self, ids: ir.Value) -> ir.Value:
         if isinstance(self.table, Blocks):
+            inputs = [self.rows, ids, self.scales]
             attributes = {"bits": self.table.bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
-            return self.g.node("GatherBlockQuantized", [self.rows, ids, self.scales], "embedded", attributes, MICROSOFT)[0]
+            return self.g.node("GatherBlockQuantized", inputs, "embedded", attributes, MICROSOFT)[0]
         return self.g.node("Gather", [self.rows, ids], "embedded", {"axis": 0})[0]
 
     def head(self, hidden: ir.Value) -> ir.Value:

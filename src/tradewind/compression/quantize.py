@@ -33,7 +33,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A quantized matrix. codes: int8 [out, in]. scales: float16 [out, in / 32]. bits: 8 or 4 (codes then in [-8, 7])."""
+    """A quantized matrix. codes: int8 [out, in]. scales: float16 [out, in / 32]. bits: 8, or 4 (codes in [-8, 7])."""
 
     bits: int
     codes: NDArray[np.int8]
@@ -71,13 +71,13 @@ def quantize_tensor(weight: Array, dtype: str, name: str = "tensor") -> Tensor:
     if dtype == "float32":
         return weight
     if weight.ndim != 2 or weight.shape[1] % BLOCK:
-        raise UserError(f"{name} of shape {weight.shape} cannot be {dtype}: it needs [out, in] with in a multiple of {BLOCK}")
+        raise UserError(f"{name} of shape {weight.shape} cannot be {dtype}: it must be [out, multiple of {BLOCK}]")
     if not np.isfinite(weight).all():
         raise UserError(f"{name} holds values that are not finite")
     out, width = weight.shape
     blocks = weight.reshape(out, width // BLOCK, BLOCK)
     codes, scale = (_int8 if dtype == "int8" else _int4)(blocks)
-    scales = scale.astype(np.float16)
+    scales = _half(scale)
     if not np.isfinite(scales).all():
         raise UserError(f"{name} holds values too large for a float16 scale")
     return Blocks(BITS[dtype], codes.reshape(out, width), scales[..., 0])
@@ -99,7 +99,13 @@ def _int4(blocks: Array) -> tuple[NDArray[np.int8], Array]:
 
 
 def _inverse(scale: Array) -> Array:
-    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale.astype(np.float16) != 0)
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=_half(scale) != 0)
+
+
+def _half(scale: Array) -> NDArray[np.float16]:
+    """The scale as it is stored; infinite where it is too large."""
+    with np.errstate(over="ignore"):
+        return scale.astype(np.float16)
 
 
 def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
@@ -109,12 +115,13 @@ def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
 
 def stack_rows(parts: Sequence[Tensor]) -> Tensor:
     """Matrices of one dtype and width, one below the other: the same codes and scales, so the same products."""
-    if all(isinstance(part, Blocks) for part in parts):
-        blocks = [part for part in parts if isinstance(part, Blocks)]
-        if len({part.bits for part in blocks}) > 1:
-            raise UserError("matrices of different bits cannot be stacked")
-        return Blocks(blocks[0].bits, np.concatenate([b.codes for b in blocks]), np.concatenate([b.scales for b in blocks]))
-    return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+    blocks = [part for part in parts if isinstance(part, Blocks)]
+    if not blocks:
+        return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+    if len(blocks) < len(parts) or len({part.bits for part in blocks}) > 1:
+        raise UserError("matrices that are multiplied as one (q, k and v of a layer) must be of one dtype")
+    codes, scales = [part.codes for part in blocks], [part.scales for part in blocks]
+    return Blocks(blocks[0].bits, np.concatenate(codes), np.concatenate(scales))
 
 
 def errors(flat: Mapping[str, Array], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -130,7 +137,7 @@ def _error(weight: Array, restored: Array) -> dict[str, float]:
 
 
 def pack4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Two int4 codes a byte along the last axis, plus 8 each, the first in the low half: the layout of `MatMulNBits`."""
+    """Two int4 codes a byte along the last axis, plus 8 each, the first in the low half: `MatMulNBits`' layout."""
     unsigned = (codes + np.int8(8)).astype(np.uint8)
     return unsigned[..., 0::2] | (unsigned[..., 1::2] << np.uint8(4))
 
@@ -142,7 +149,7 @@ def unpack4(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file: `NAME.codes` (int8, or uint8 with two int4 each) and `NAME.scales`, float tensors as `NAME`."""
+    """A safetensors file: `NAME.codes` (int8, or uint8 of two int4 each) and `NAME.scales`; float tensors as `NAME`."""
     stored: dict[str, NDArray[np.generic]] = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, Blocks):
@@ -155,7 +162,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """What `save_tensors` saved. Raises UserError naming a file that is missing or damaged, or a tensor without its half."""
+    """What `save_tensors` saved. Raises UserError naming a file that is missing or damaged, or half a tensor."""
     stored = _stored(path)
     tensors: dict[str, Tensor] = {}
     for name in _names(stored):
@@ -186,6 +193,7 @@ def _names(stored: Iterable[str]) -> list[str]:
 def _blocks(codes: NDArray[np.generic], scales: NDArray[np.generic], where: str) -> Blocks:
     bits = 4 if codes.dtype == np.uint8 else 8
     unpacked = unpack4(codes) if codes.dtype == np.uint8 else codes  # type: ignore[arg-type]
-    if scales.dtype != np.float16 or unpacked.dtype != np.int8 or unpacked.shape != (len(scales), scales.shape[-1] * BLOCK):
-        raise UserError(f"{where}: codes {codes.dtype} {codes.shape} and scales {scales.dtype} {scales.shape} do not belong together")
+    shape = (len(scales), scales.shape[-1] * BLOCK)
+    if scales.dtype != np.float16 or unpacked.dtype != np.int8 or unpacked.shape != shape:
+        raise UserError(f"{where}: codes {codes.dtype} {codes.shape}, scales {scales.dtype} {scales.shape}: no match")
     return Blocks(bits, unpacked, scales)  # type: ignore[arg-type]

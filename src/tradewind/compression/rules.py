@@ -1,7 +1,7 @@
 """Quantization rules: an ordered table from tensor names to dtypes.
 
-A rule is a regular expression that must match a whole tensor name; the first rule that matches decides. Every tensor must be
-decided by a rule and every rule must decide a tensor: a table that has drifted from its model is an error, not a surprise.
+A rule is a regular expression that must match a whole tensor name; the first rule that matches decides. Every tensor
+must be decided by a rule and every rule must decide a tensor: a table that has drifted from its model is an error.
 Nothing here knows how a dtype is quantized.
 """
 

@@ -1,7 +1,8 @@
-"""A variant: a folder with the weights of one model at one precision in every container, and the manifest that names them.
+"""A variant: a folder with one model's weights at one precision in every container, and the manifest that names them.
 
-The manifest is what serving, caches, evaluation and other runtimes read; a folder is a variant only if every file that its
-manifest lists is there with the bytes that it states. It does not know how weights are trained, quantized, exported or run.
+The manifest is what serving, caches, evaluation and other runtimes read; a folder is a variant only if every file that
+its manifest lists is there with the bytes that it states. How weights are trained, quantized, exported or run is unknown
+here.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ MODELS = ("base", "teacher", "student")
 PRECISIONS = ("fp32", "int8", "int4")
 LICENCE = "Apache-2.0"
 MAX_FEED = 16
-"""New tokens that a row of a batch takes in one call: graphs have rotary angles for this many positions past the context,
+"""New tokens that a row of a batch takes in one call: graphs have rotary angles for so many positions past the context,
 where the padding of a row that is nearly full falls."""
 
 

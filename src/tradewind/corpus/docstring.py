@@ -20,6 +20,7 @@ _NUMPY = re.compile(r"^\s*\w[\w ]*\n\s*-{3,}\s*$", re.MULTILINE)
 _SPHINX = re.compile(r"^\s*:(param|type|return|returns|rtype|raises|raise)\b[^:]*:", re.MULTILINE)
 _PROSE = re.compile(r"^(?:The|A|An|Returns?|This|If|Whether|Each|All|Same|New|Either)\s|:\w+$|\w+ \w+ \w+ \w+ \w+")
 _ROLE = re.compile(r"(?:py:)?(?:class|func|meth|attr|obj|data|mod|term|ref|const):`")
+_HEADING = re.compile(r"[\w.]+(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))[ \t]*(?:->[^\n]*)?(?=\n|$)")
 _FLAGS = re.compile(r"[ \t]*#\s*doctest:.*$", re.MULTILINE)
 _DOCTESTS = doctest.DocTestParser()
 
@@ -43,20 +44,16 @@ def examples(text: str) -> list[Example]:
     return [Example(_FLAGS.sub("", example.source).rstrip("\n"), example.want.rstrip("\n")) for example in found]
 
 
-def split_signature(text: str, name: str) -> tuple[str, str]:
+def split_signature(text: str) -> tuple[str, str]:
     """(signature, rest) of a docstring that opens with `name(...)`, as compiled functions' do; else ("", text)."""
-    if f"{name}(" not in text.partition("\n")[0]:
-        return "", text
-    match = re.match(
-        rf"(?:\w+\.)*{re.escape(name)}(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))[ \t]*(?:->[^\n]*)?(?=\n|$)", text
-    )
+    match = _HEADING.match(text)
     if not match:
         return "", text
-    rest = text[match.end() :].lstrip("\n")
     signature = re.sub(r"\s+", " ", match[1])
+    signature = re.sub(r"\((?:self|\$self|\$module)(?:, /)?(?:, )?", "(", signature)
     signature = re.sub(r"\[,[^\]]*\]+(?=\)$)", "", signature)  # `[, out]`: an old way to say optional
-    following = split_signature(rest, name)[1]  # further overloads
-    return re.sub(r"\((?:self|\$self|\$module)(?:, /)?(?:, )?", "(", signature), following
+    following = split_signature(text[match.end() :].lstrip("\n"))[1]  # further overloads
+    return signature, following
 
 
 def _read(docstring: griffe.Docstring) -> list[griffe.DocstringSection]:

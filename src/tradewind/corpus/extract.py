@@ -107,7 +107,7 @@ def _record(item: _Merged, installed: Installed) -> Record | None:
     if not text or not paths or is_skipped(paths[0].split(".")[1:]):
         return None
     kind = _kind(node, item.row, paths[0])
-    heading, text = docstring.split_signature(text, paths[0].rpartition(".")[2])
+    heading, text = docstring.split_signature(text)
     signature = heading if heading and node is None else _signature(node, item.row, kind)
     sections = docstring.parse(text, node)
     _complete(sections, node)

@@ -54,6 +54,8 @@ def module_rows(package: str, module: types.ModuleType, name: str) -> Iterator[d
 def belongs(package: str, module: types.ModuleType, value: object, declared: bool) -> bool:
     """Whether a module offers a value as its own: it says so, defines it, or is a package that gathers it."""
     owner = getattr(value, "__module__", None)
+    if declared and isinstance(value, types.BuiltinFunctionType):
+        return True
     if not isinstance(owner, str):
         return declared or (hasattr(module, "__path__") and type(value).__module__.split(".")[0] == package)
     if not declared and not hasattr(module, "__path__"):

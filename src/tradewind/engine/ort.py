@@ -94,7 +94,9 @@ class OrtEngine(Engine):
         if "ort" not in manifest.files:
             raise UserError(f"{folder}: no files for engine ort (engines: {', '.join(sorted(manifest.files))})")
         if slots < 1 or not 1 <= max_len <= manifest.max_position:
-            raise UserError(f"{folder}: needs slots >= 1 and max_len in 1..{manifest.max_position}, not {slots} and {max_len}")
+            raise UserError(
+                f"{folder}: needs slots >= 1 and max_len in 1..{manifest.max_position}, not {slots} and {max_len}"
+            )
         return cls(open_session(folder / manifest.files["ort"][0], threads), manifest, slots, max_len)
 
     def prefill(
@@ -121,8 +123,11 @@ class OrtEngine(Engine):
         row.used = end = length + len(now)
         lines = np.concatenate(kept) if keep_logits else kept[-1]
         return OrtPrefix(
-            end, later, None if later else lines[-1].copy() if keep_logits else lines[-1], lines if keep_logits else
-            None, row=row
+            end,
+            later,
+            None if later else lines[-1].copy() if keep_logits else lines[-1],
+            lines if keep_logits else None,
+            row=row,
         )
 
     def insert(self, prefix: Prefix, slot: int) -> None:
@@ -208,7 +213,9 @@ class OrtEngine(Engine):
 
     def _extend(self, row: Row, start: int, tokens: Sequence[int], wanted: Sequence[int]) -> Logits:
         """Run `tokens` at positions from `start`; logits [len(wanted), vocab] after the wanted ones of them."""
-        call = _Call(self._session, row.kv, 1, len(tokens), np.empty((1, len(wanted), self.vocab_size), np.float32), wanted)
+        call = _Call(
+            self._session, row.kv, 1, len(tokens), np.empty((1, len(wanted), self.vocab_size), np.float32), wanted
+        )
         call.ids[0], call.queries[0] = tokens, len(tokens)
         call.lasts[0], call.capacity[()] = start + len(tokens) - 1, start + len(tokens)
         self._session.run_with_iobinding(call.binding)

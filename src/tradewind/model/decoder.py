@@ -247,7 +247,12 @@ class Decoder(nnx.Module):
         return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
 
     def advance(
-        self, tokens: jax.Array, positions: jax.Array, cache: Cache, context: int | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        cache: Cache,
+        context: int | None = None,
+        rows: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Run new tokens against a cache; returns final-norm hidden states [B,T,D] and the cache with them written.
 
@@ -257,19 +262,20 @@ class Decoder(nnx.Module):
         Args:
             tokens: [B,T] int32. positions: [B,T] int32. cache: see `Cache`; donate it to update in place.
             context: look only at the first `context` positions (all positions of this call must be below it).
+            rows: [B] int32, the cache row of each token row, or None: the first B rows of the cache.
         """
         rotation = rotary(positions, self.config.head_dim, self.config.rope_base)
         context = context or cache[0][0].shape[1]
         mask = positions[:, :, None] >= jnp.arange(context)[None, None, :]
-        rows = jnp.arange(tokens.shape[0])[:, None]
+        places = (jnp.arange(tokens.shape[0]) if rows is None else rows)[:, None]
         x, updated = self.embed(tokens), []
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
             q, k, v = layer.attention.project(layer.attention_norm(x), rotation)
-            keys = keys.at[rows, positions].set(k.astype(keys.dtype), mode="drop")
-            values = values.at[rows, positions].set(v.astype(values.dtype), mode="drop")
+            keys = keys.at[places, positions].set(k.astype(keys.dtype), mode="drop")
+            values = values.at[places, positions].set(v.astype(values.dtype), mode="drop")
             updated.append((keys, values))
-            seen = (keys[:, :context].astype(q.dtype), values[:, :context].astype(q.dtype))
-            x = x + layer.attention.output(attend(q, *seen, mask))
+            seen_keys, seen_values = (_seen(part, len(x), rows, context).astype(q.dtype) for part in (keys, values))
+            x = x + layer.attention.output(attend(q, seen_keys, seen_values, mask))
             x = x + layer.mlp(layer.mlp_norm(x))
         return self.norm(x), updated
 
@@ -313,7 +319,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     b, t, heads, dim = q.shape
     kv_heads, group = k.shape[2], heads // k.shape[2]
     # Batched plain matrix products: XLA:CPU runs these at several times the speed of the same einsum over five axes.
-    q = (q * dim**-0.5).reshape(b, t, kv_heads, group, dim).transpose(0, 2, 3, 1, 4).reshape(b, kv_heads, group * t, dim)
+    q = (q * dim**-0.5).reshape(b, t, kv_heads, group, dim).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(b, kv_heads, group * t, dim)
     scores = jnp.einsum("bkmf,bskf->bkms", q, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], scores.reshape(b, kv_heads, group, t, -1), MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
@@ -332,6 +339,11 @@ def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> 
         for start, end in zip(starts, ends, strict=True)
     ]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+
+
+def _seen(part: jax.Array, count: int, rows: jax.Array | None, context: int) -> jax.Array:
+    """[count, context, K, F] of a cache's keys or values."""
+    return (part[:count] if rows is None else part[rows])[:, :context]
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> nnx.Linear:

@@ -25,6 +25,7 @@ from tradewind.errors import UserError
 from tradewind.files import atomic_path, read_json, write_json
 from tradewind.model.decoder import Decoder, DecoderConfig
 
+WEIGHTS_FILE = "model.safetensors"
 Flat: TypeAlias = dict[str, np.ndarray]
 """Hugging Face name -> array in Hugging Face's layout."""
 
@@ -171,10 +172,15 @@ def save_hf(folder: str | Path, config: DecoderConfig, flat: Mapping[str, np.nda
     check(config, {name: array.shape for name, array in flat.items()})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(flat[name]) for name in sorted(flat)}
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt"})  # the value that other readers expect
+    write_safetensors(folder / WEIGHTS_FILE, flat)
     write_json(folder / "config.json", config.to_hf())
+
+
+def write_safetensors(path: Path, flat: Mapping[str, np.ndarray]) -> None:
+    """The tensors in order of name: the same ones always give the same bytes."""
+    arrays = {name: np.ascontiguousarray(flat[name]) for name in sorted(flat)}
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary, metadata={"format": "pt"})  # the value that other readers expect
 
 
 def to_model(

@@ -1,0 +1,245 @@
+"""The `jax` engine: the Flax decoder over a KV cache of per-layer arrays, on whatever device JAX runs on.
+
+It reads a variant's `model.safetensors` or its GGUF (the same integers as every other engine's, dequantized once).
+Shapes come in buckets, so that a handful of compiled functions serves every request. It knows no text, requests or
+sampling. Not covered: adapters, several devices, choosing threads (XLA takes the process's cores).
+
+How a row lives in memory:
+1. `prefill` runs chunks over a cache of one row, of the smallest bucket that holds the prompt. A call works on a copy
+   of the past, so a prefix never changes; within the call the copy is donated from chunk to chunk.
+2. `insert` writes a prefix into the slots' cache, per layer [slots, max_len, KV heads, head dim], which is donated.
+3. `step` runs the fed rows, padded to a bucket of rows, of tokens and of context. Padding has a position outside the
+   cache: it writes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from tradewind.compression.variant import Manifest, load_variant
+from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
+from tradewind.errors import UserError
+from tradewind.model.decoder import Cache, Decoder, init_cache
+from tradewind.model.weights import Flat, read_safetensors, to_model
+
+CHUNKS = (16, 64, 256)
+"""Prompt tokens that one compiled call runs."""
+FEEDS = (1, 4, 16)
+"""Tokens a row that one compiled step takes."""
+CONTEXTS = (64, 256, 1024, 4096)
+"""Positions that a call sees, short of `max_len`."""
+
+
+@dataclass(frozen=True, eq=False)
+class JaxPrefix(Prefix):
+    cache: Cache = ()  # type: ignore[assignment] # per layer [1, capacity, KV heads, head dim], not mutable
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for layer in self.cache for part in layer)
+
+
+class JaxEngine(Engine):
+    """Greedy tokens are the same alone, batched, late-joined, in chunks and from forks, within one library version."""
+
+    name = "jax"
+
+    def __init__(self, model: Decoder, digest: str, slots: int, max_len: int, dtype: DTypeLike = jnp.float32) -> None:
+        self.config, self.weights_digest = model.config, digest
+        self.slots, self.max_len, self.vocab_size = slots, max_len, model.config.vocab_size
+        self._graph, self._weights = nnx.split(model)
+        self._dtype = dtype
+        self._cache = init_cache(self.config, slots, max_len, dtype)
+        self.kv_bytes = sum(part.nbytes for layer in self._cache for part in layer)
+        self._lengths = [0] * slots
+        self._contexts = [*(size for size in CONTEXTS if size < max_len), max_len]
+        self._batches = [*(1 << bit for bit in range(1, slots.bit_length()) if 1 << bit < slots), slots]
+        self._advance = jax.jit(self._run, static_argnames="context", donate_argnames="cache")
+        self._head = jax.jit(lambda weights, hidden: nnx.merge(self._graph, weights).logits(hidden))
+
+    @classmethod
+    def load(cls, folder: Path, *, slots: int, max_len: int, threads: int = 0, dtype: DTypeLike | None = None) -> Self:
+        """`dtype` of weights, cache and products: float32 on a CPU, bfloat16 elsewhere unless given.
+
+        Raises:
+            UserError: no variant, a damaged one, or one that was not made for contexts of `max_len`.
+        """
+        manifest = load_variant(folder)
+        if slots < 1 or not 1 <= max_len <= manifest.max_position:
+            raise UserError(
+                f"{folder}: needs slots >= 1 and max_len in 1..{manifest.max_position}, not {slots} and {max_len}"
+            )
+        dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        model = to_model(manifest.decoder, _weights(folder, manifest), dtype, dtype)
+        return cls(model, manifest.weights_digest, slots, max_len, dtype)
+
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        past: Prefix | None = None,
+        adapter: str | None = None,
+        budget: int | None = None,
+        keep_logits: bool = False,
+    ) -> JaxPrefix:
+        if adapter is not None:
+            raise UnknownAdapter(f"adapter {adapter!r} is not loaded: engine jax runs none")
+        self.check_prefill(tokens, past, adapter, budget)
+        waiting = (*(past.pending if past is not None else ()), *tokens)
+        now, later = waiting[:budget], waiting[budget:] if budget is not None else ()
+        length = past.length if past is not None else 0
+        capacity = _bucket(length + len(waiting), self._contexts)
+        cache, kept = self._private(past, capacity), []
+        for start in range(0, len(now), CHUNKS[-1]):
+            chunk = now[start : start + CHUNKS[-1]]
+            width = _bucket(len(chunk), CHUNKS)
+            ids, positions = np.zeros((1, width), np.int32), np.full((1, width), capacity, np.int32)
+            ids[0, : len(chunk)] = chunk
+            positions[0, : len(chunk)] = length + start + np.arange(len(chunk))
+            hidden, cache = self._advance(self._weights, ids, positions, cache, context=capacity)
+            kept.append(hidden[0, : len(chunk)])
+        end = length + len(now)
+        lines = self._lines(jnp.concatenate(kept)) if keep_logits else None
+        last = None if later else lines[-1] if lines is not None else self._lines(kept[-1][-1:])[0]
+        return JaxPrefix(end, later, last, lines, cache=cache)
+
+    def insert(self, prefix: Prefix, slot: int) -> None:
+        self.check_insert(prefix, slot)
+        assert isinstance(prefix, JaxPrefix)
+        self._cache = _insert(self._cache, prefix.cache, slot)
+        self._lengths[slot] = prefix.length
+
+    def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
+        self.check_feed(feed)
+        batch = _bucket(len(feed), self._batches)
+        width = _bucket(max(map(len, feed.values())), FEEDS)
+        whole = batch == self.slots  # then token rows are cache rows, and nothing is gathered
+        places = dict(zip(feed, feed if whole else range(len(feed)), strict=True))
+        ids, positions = np.zeros((batch, width), np.int32), np.full((batch, width), self.max_len, np.int32)
+        rows = np.zeros(batch, np.int32)
+        for slot, tokens in feed.items():
+            row, length = places[slot], self._lengths[slot]
+            rows[row], ids[row, : len(tokens)] = slot, tokens
+            positions[row, : len(tokens)] = length + np.arange(len(tokens))
+        context = _bucket(max(self._lengths[slot] + len(tokens) for slot, tokens in feed.items()), self._contexts)
+        hidden, self._cache = self._advance(
+            self._weights, ids, positions, self._cache, context=context, rows=None if whole else rows
+        )
+        lines = np.asarray(self._head(self._weights, hidden))
+        for slot, tokens in feed.items():
+            self._lengths[slot] += len(tokens)
+        return {slot: lines[places[slot], : len(tokens)] for slot, tokens in feed.items()}
+
+    def fork(self, slot: int) -> JaxPrefix:
+        self.check_slot(slot, occupied=True)
+        length = self._lengths[slot]
+        return JaxPrefix(length, cache=_fork(self._cache, slot, capacity=_bucket(length, self._contexts)))
+
+    def rewind(self, slot: int, length: int) -> None:
+        self.check_rewind(slot, length)
+        self._lengths[slot] = length
+
+    def release(self, slot: int) -> None:
+        self.check_slot(slot, occupied=True)
+        self._lengths[slot] = 0
+
+    def length(self, slot: int) -> int:
+        if not 0 <= slot < self.slots:
+            self.check_slot(slot, occupied=True)
+        return self._lengths[slot]
+
+    def max_feed(self, slot: int) -> int:
+        length = self.length(slot)
+        return min(FEEDS[-1], self.max_len - length) if length else 0
+
+    def warm_up(self) -> None:
+        """Compile short prompts, and steps of one token for every bucket of rows and of context."""
+        prefix = self.prefill([0])
+        if any(self._lengths):
+            return
+        for slot in range(self.slots):
+            self.insert(prefix, slot)
+        for context in self._contexts:
+            self._lengths = [context - 1] * self.slots  # what the cache holds there does not matter
+            for batch in self._batches:
+                self.step({slot: [0] for slot in range(batch)})
+                self._lengths = [context - 1] * self.slots
+        self._lengths = [0] * self.slots
+
+    def close(self) -> None:
+        self._cache = []
+        del self._weights
+
+    def _run(
+        self,
+        weights: nnx.State,
+        ids: jax.Array,
+        positions: jax.Array,
+        cache: Cache,
+        context: int,
+        rows: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache]:
+        return nnx.merge(self._graph, weights).advance(ids, positions, cache, context, rows)
+
+    def _private(self, past: Prefix | None, capacity: int) -> Cache:
+        """A cache of one row that holds `past` and belongs to nobody else."""
+        if past is None:
+            return init_cache(self.config, 1, capacity, self._dtype)
+        assert isinstance(past, JaxPrefix)
+        return _copy(past.cache, capacity=capacity)
+
+    def _lines(self, hidden: jax.Array) -> Logits:
+        """[n, D] -> [n, V], padded to a power of two of at least two rows: one-row products are slow on a CPU."""
+        count = max(2, 1 << (len(hidden) - 1).bit_length())
+        padded = jnp.pad(hidden, ((0, count - len(hidden)), (0, 0)))
+        return np.asarray(self._head(self._weights, padded))[: len(hidden)]
+
+
+@partial(jax.jit, donate_argnames="cache")
+def _insert(cache: Cache, row: Cache, slot: int) -> Cache:
+    """Write a cache of one row into row `slot`."""
+    return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (slot, 0, 0, 0)), cache, row)
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _fork(cache: Cache, slot: int, capacity: int) -> Cache:
+    """The first `capacity` positions of row `slot`."""
+    return jax.tree.map(
+        lambda part: jax.lax.dynamic_slice(part, (slot, 0, 0, 0), (1, capacity, *part.shape[2:])), cache
+    )
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _copy(cache: Cache, capacity: int) -> Cache:
+    """A copy with room for `capacity` positions."""
+    room = min(capacity, cache[0][0].shape[1])
+
+    def copied(part: jax.Array) -> jax.Array:
+        empty = jnp.zeros((1, capacity, *part.shape[2:]), part.dtype)
+        return jax.lax.dynamic_update_slice(empty, part[:, :room], (0, 0, 0, 0))
+
+    return jax.tree.map(copied, cache)
+
+
+def _bucket(size: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds `size`."""
+    return next(bucket for bucket in buckets if bucket >= size)
+
+
+def _weights(folder: Path, manifest: Manifest) -> Flat:
+    names = manifest.files.get("jax") or manifest.files.get("gguf")
+    if not names:
+        raise UserError(f"{folder}: no files for engine jax (engines: {', '.join(sorted(manifest.files))})")
+    path = folder / names[0]
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    from tradewind.model.gguf import load_gguf  # a bare accelerator host needs no GGUF
+
+    return load_gguf(path)[1]
