@@ -7,6 +7,7 @@ import pytest
 
 from tests.compression.tiny import tiny_variant
 from tradewind.engine.contract import Engine
+from tradewind.engine.jax import JaxEngine
 from tradewind.engine.mock import MockEngine
 from tradewind.engine.ort import OrtEngine
 
@@ -26,11 +27,21 @@ def ort(precision: str) -> Factory:
     return make
 
 
+def jax(precision: str) -> Factory:
+    def make(folder: Path) -> Engine:
+        tiny_variant(folder / f"tiny-jax-{precision}", precision)
+        return JaxEngine.load(folder / f"tiny-jax-{precision}", slots=SLOTS, max_len=MAX_LEN)
+
+    return make
+
+
 FACTORIES: dict[str, Factory] = {
     "mock": mock,
     "ort-fp32": ort("fp32"),
     "ort-int8": ort("int8"),
     "ort-int4": ort("int4"),
+    "jax-fp32": jax("fp32"),
+    "jax-int8": jax("int8"),
 }
 
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from tradewind.compression.export_gguf import export_gguf
 from tradewind.compression.export_onnx import DATA_FILE, SERVED_ACCURACY, export_onnx
-from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
+from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor, dequantize
 from tradewind.compression.variant import LICENCE, Manifest, file_digests, save_manifest, split_name
 from tradewind.files import atomic_path
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
-from tradewind.model.weights import weights_digest
+from tradewind.model.weights import WEIGHTS_FILE, weights_digest, write_safetensors
 
 
 def write_variant(
@@ -30,13 +30,16 @@ def write_variant(
     rules: Mapping[str, Any] | None = None,
     accuracy_level: int = SERVED_ACCURACY,
 ) -> Manifest:
-    """Export the variant `name` to ONNX, to GGUF where it is quantized, and write its manifest."""
+    """Export the variant `name` to ONNX, to GGUF where it is quantized (safetensors where not), and write its manifest."""
     model, precision = split_name(name)
     with atomic_path(folder) as made:
         files = {"ort": export_onnx(made, config, tensors, accuracy_level)}
-        if precision != "fp32":
+        if precision == "fp32":  # the same bytes as the model's own file: DVC's cache keeps them once
+            write_safetensors(made / WEIGHTS_FILE, dequantize(tensors))
+            files["jax"] = [WEIGHTS_FILE]
+        else:
             about = {"general.name": f"tradewind {name}", "general.license": LICENCE.lower()}
-            files["gguf"] = export_gguf(made, config, tensors, tokenizer, about)
+            files["gguf"] = files["jax"] = export_gguf(made, config, tensors, tokenizer, about)
         tokenizer.save(made)
         manifest = Manifest(
             name=name,
