@@ -32,7 +32,12 @@ def result(label: str) -> Result:
 
 
 def speed(label: str) -> list[Measurement]:
-    values = {"prefill_tokens_per_s": 900.0, "decode_tokens_per_s": DECODE[label], "ttft_ms": 250.0}
+    values = {
+        "prefill_tokens_per_s": 900.0,
+        "decode_tokens_per_s": DECODE[label],
+        "ttft_ms": 250.0,
+        "decode_tokens_per_s_batch": 500.0,
+    }
     timed = [Measurement(name, value, "u", 5, (value * 0.9, value * 1.1), "f", 0) for name, value in values.items()]
     return [*timed, Measurement("peak_rss_bytes", 5e8, "B", 1, None, "VmHWM")]
 
