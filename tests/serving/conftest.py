@@ -12,9 +12,10 @@ import openai
 import pytest
 import uvicorn
 
+from tradewind.engine.contract import Engine
 from tradewind.engine.mock import MockEngine
 from tradewind.engine.scheduler import Scheduler, SchedulerSettings
-from tradewind.engine.text import ByteTokenizer
+from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.serving.app import create_app
 from tradewind.serving.settings import ServeSettings
 
@@ -55,12 +56,18 @@ class Served:
 
 
 @contextmanager
-def serving(engine: MockEngine, settings: ServeSettings, keys: tuple[str, ...] = ()) -> Iterator[Served]:
-    tokenizer = ByteTokenizer()
+def serving(
+    engine: Engine,
+    settings: ServeSettings,
+    keys: tuple[str, ...] = (),
+    tokenizer: Tokenizer | None = None,
+    model: str = "mock",
+) -> Iterator[Served]:
+    tokenizer = tokenizer or ByteTokenizer()
     scheduler = Scheduler(engine, tokenizer, SchedulerSettings(max_waiting=settings.max_waiting))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(scheduler, tokenizer, "mock", settings, keys), log_config=None))
+    server = uvicorn.Server(uvicorn.Config(create_app(scheduler, tokenizer, model, settings, keys), log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)
