@@ -30,7 +30,7 @@ def write_variant(
     rules: Mapping[str, Any] | None = None,
     accuracy_level: int = SERVED_ACCURACY,
 ) -> Manifest:
-    """Export the variant `name` to ONNX, to GGUF where it is quantized (safetensors where not), and write its manifest."""
+    """Export the variant `name` to ONNX and GGUF (safetensors where it is not quantized), and write its manifest."""
     model, precision = split_name(name)
     with atomic_path(folder) as made:
         files = {"ort": export_onnx(made, config, tensors, accuracy_level)}

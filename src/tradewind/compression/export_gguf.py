@@ -1,8 +1,8 @@
 """GGUF files from the same codes: int8 as `Q8_0`, int4 as `Q4_0`, nothing requantized.
 
 A block of 32 weights is its float16 scale followed by the codes: 32 int8 in `Q8_0`; in `Q4_0` 16 bytes, plus 8 each,
-weight i in the low half of byte i and weight i + 16 in its high half. Names, metadata and the order of rotary rows are the
-business of `tradewind.model.gguf`. Layouts: `block_q8_0` and `block_q4_0` of ggml-common.h.
+weight i in the low half of byte i and weight i + 16 in its high half. Names, metadata and the order of rotary rows are
+the business of `tradewind.model.gguf`. Layouts: `block_q8_0` and `block_q4_0` of ggml-common.h.
 """
 
 from collections.abc import Mapping

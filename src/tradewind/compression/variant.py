@@ -1,8 +1,7 @@
 """A variant: a folder with one model's weights at one precision in every container, and the manifest that names them.
 
 The manifest is what serving, caches, evaluation and other runtimes read; a folder is a variant only if every file that
-its manifest lists is there with the bytes that it states. How weights are trained, quantized, exported or run is unknown
-here.
+its manifest lists is there with the bytes that it states. It does not know how weights are trained, exported or run.
 """
 
 from collections.abc import Mapping

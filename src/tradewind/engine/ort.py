@@ -28,7 +28,7 @@ from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
 from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
 
-CHUNK = 512
+CHUNK = 256
 """Tokens of a prompt that one call runs at most: bounds the memory of activations; chunks change no token."""
 KV = NDArray[np.float32]
 LOAD_ERRORS = (
@@ -46,9 +46,7 @@ LOAD_ERRORS = (
 
 
 class Row:
-    """Keys and values outside the slots: float32 [2 x layers, 1, KV heads, capacity, head dim], the first `used`
-    written.
-    """
+    """Keys and values outside the slots: float32 [2 x layers, 1, KV heads, capacity, head dim]; `used` are written."""
 
     def __init__(self, config: DecoderConfig, capacity: int) -> None:
         self.kv: KV = np.empty((2 * config.num_layers, 1, config.num_kv_heads, capacity, config.head_dim), np.float32)
@@ -93,10 +91,10 @@ class OrtEngine(Engine):
         manifest = load_variant(folder)
         if "ort" not in manifest.files:
             raise UserError(f"{folder}: no files for engine ort (engines: {', '.join(sorted(manifest.files))})")
-        if slots < 1 or not 1 <= max_len <= manifest.max_position:
-            raise UserError(
-                f"{folder}: needs slots >= 1 and max_len in 1..{manifest.max_position}, not {slots} and {max_len}"
-            )
+        if slots < 1:
+            raise UserError(f"engine ort: slots must be at least 1, not {slots}")
+        if not 1 <= max_len <= manifest.max_position:
+            raise UserError(f"engine ort: max_len must be in 1..{manifest.max_position} for {folder}, not {max_len}")
         return cls(open_session(folder / manifest.files["ort"][0], threads), manifest, slots, max_len)
 
     def prefill(
@@ -121,14 +119,8 @@ class OrtEngine(Engine):
             wanted = range(len(chunk)) if keep_logits else [len(chunk) - 1] if final else []
             kept.append(self._extend(row, length + start, chunk, wanted))
         row.used = end = length + len(now)
-        lines = np.concatenate(kept) if keep_logits else kept[-1]
-        return OrtPrefix(
-            end,
-            later,
-            None if later else lines[-1].copy() if keep_logits else lines[-1],
-            lines if keep_logits else None,
-            row=row,
-        )
+        last = None if later else kept[-1][-1].copy()
+        return OrtPrefix(end, later, last, np.concatenate(kept) if keep_logits else None, row=row)
 
     def insert(self, prefix: Prefix, slot: int) -> None:
         self.check_insert(prefix, slot)
@@ -149,7 +141,7 @@ class OrtEngine(Engine):
             call.ids[row, : len(tokens)] = tokens
             call.queries[row] = len(tokens)
             call.lasts[row] = self._lengths[slot] + len(tokens) - 1
-        call.capacity[()] = call.lasts.max() + 1
+        call.longest[()] = call.lasts.max() + 1
         self._session.run_with_iobinding(call.binding)
         for slot, tokens in feed.items():
             self._lengths[slot] += len(tokens)
@@ -217,7 +209,7 @@ class OrtEngine(Engine):
             self._session, row.kv, 1, len(tokens), np.empty((1, len(wanted), self.vocab_size), np.float32), wanted
         )
         call.ids[0], call.queries[0] = tokens, len(tokens)
-        call.lasts[0], call.capacity[()] = start + len(tokens) - 1, start + len(tokens)
+        call.lasts[0], call.longest[()] = start + len(tokens) - 1, start + len(tokens)
         self._session.run_with_iobinding(call.binding)
         return call.logits[0]
 
@@ -239,14 +231,14 @@ class _Call:
     ) -> None:
         self.ids = np.zeros((rows, width), np.int64)
         self.queries, self.lasts = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        self.capacity = np.zeros((), np.int32)
+        self.longest = np.zeros((), np.int32)
         self.wanted = np.asarray(wanted, np.int64)
         self.logits = logits
         self.binding = session.io_binding()
         self._input("input_ids", self.ids)
         self._input("query_lengths", self.queries)
         self._input("last_positions", self.lasts)
-        self._input("cache_capacity", self.capacity)
+        self._input("longest", self.longest)
         self._input("logit_positions", self.wanted)
         self.binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._bind_cache(kv, rows)
@@ -265,9 +257,7 @@ class _Call:
 
 
 def open_session(graph: Path, threads: int) -> ort.InferenceSession:
-    """A session on the CPU. Its threads spin between operators and for a moment after a call: a token is many small
-    ones.
-    """
+    """A session on the CPU. Its threads spin between operators and a moment longer: a token is many small operators."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
