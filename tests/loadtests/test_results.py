@@ -53,6 +53,13 @@ def test_nothing_that_ended_well_names_the_first_failure() -> None:
         measure(RAW | {"requests": RAW["requests"][3:4]}, warm_up=1.0, seed=0)  # type: ignore[index]
 
 
+def test_a_run_of_one_long_answer_has_no_warm_up() -> None:
+    """Nothing starts after the warm-up: the window is the whole run, and says so."""
+    raw = RAW | {"requests": [request(0.1, [2.1, 5.1])]}
+    found = {one.name: one.value for one in measure(raw, warm_up=1.0, seed=0)}
+    assert (found["warm_up_s"], found["window_s"], found["ttft_p50_ms"]) == (0, 4, pytest.approx(2000))
+
+
 def test_interval_covers_the_median_at_its_rate() -> None:
     """Of 400 samples of 50 uniform values, about 95 % of the intervals hold the true median."""
     import random

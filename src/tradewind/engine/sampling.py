@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from tradewind.engine.contract import Logits
 
-Probabilities = NDArray[np.float64]
+Weights = NDArray[np.float32]
 FIRST_LOOK = 128
 """Candidates sorted before a look at more: a full sort of a 49,152-token vocabulary costs a tenth of a decode step."""
+BLOCK = 256
+COLDEST = 1e-6
+"""Temperatures below are taken for this one: still positive in float32, and greedy in effect."""
 
 
 @dataclass(frozen=True)
@@ -63,54 +66,75 @@ class Sampler:
 
     def _draw(self, logits: Logits) -> int:
         tokens, weights = candidates(logits, self.params)
-        cumulative = np.cumsum(weights)
-        below = min(self.random.random() * cumulative[-1], np.nextafter(cumulative[-1], 0))
-        return int(tokens[np.searchsorted(cumulative, below, side="right")])
+        return int(tokens[drawn(weights, self.random.random())])
 
 
-def candidates(logits: Logits, params: SamplingParams) -> tuple[NDArray[np.int64], Probabilities]:
+def drawn(weights: Weights, share: float) -> int:
+    """The place that a share in [0, 1) of all the weight falls on, never one without weight.
+
+    By blocks: running sums over a whole vocabulary would take longer than all the rest.
+    """
+    ends = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK), dtype=np.float64))
+    below = min(share * ends[-1], np.nextafter(ends[-1], 0))
+    block = int(np.searchsorted(ends, below, side="right"))
+    inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+    rest = min(below - (ends[block - 1] if block else 0.0), np.nextafter(inside[-1], 0))
+    return block * BLOCK + int(np.searchsorted(inside, rest, side="right"))
+
+
+def candidates(logits: Logits, params: SamplingParams) -> tuple[NDArray[np.int64], Weights]:
     """The tokens that may be drawn and their weights: top_k first, then the smallest set whose mass reaches top_p.
 
     Ties are broken by the smaller id. Top-p is nucleus sampling (Holtzman et al. 2020), over what top_k left.
     """
+    size = len(logits)
+    if 0 < params.top_k < size:
+        tokens = best_first(logits, params.top_k)
+        weights = tempered(logits[tokens], params.temperature)
+        count = nucleus(weights, params.top_p, float(weights.sum(dtype=np.float64)))
+        return tokens[:count], weights[:count]
     weights = tempered(logits, params.temperature)
-    if params.top_p >= 1 and not 0 < params.top_k < len(weights):
-        return np.arange(len(weights)), weights
-    count = params.top_k if 0 < params.top_k < len(weights) else min(FIRST_LOOK, len(weights))
-    tokens = best_first(weights, count)
-    total = weights[tokens].sum() if params.top_k > 0 else weights.sum()
-    while params.top_p < 1:
-        cumulative = np.cumsum(weights[tokens])
-        if cumulative[-1] >= params.top_p * total or len(tokens) in (params.top_k, len(weights)):
-            kept = int(np.searchsorted(cumulative, params.top_p * total, side="left")) + 1
-            tokens = tokens[:kept]
-            break
-        tokens = best_first(weights, min(8 * len(tokens), len(weights)))
-    return tokens, weights[tokens]
+    if params.top_p >= 1:
+        return np.arange(size), weights
+    total, look = float(weights.sum(dtype=np.float64)), FIRST_LOOK
+    while True:
+        tokens = best_first(logits, min(look, size))
+        count = nucleus(weights[tokens], params.top_p, total)
+        if count < len(tokens) or look >= size:
+            return tokens[:count], weights[tokens[:count]]
+        look *= 8
 
 
-def tempered(logits: Logits, temperature: float) -> Probabilities:
-    """exp((logit - max) / temperature), not normalised."""
+def nucleus(weights: Weights, top_p: float, total: float) -> int:
+    """How many of the weights, largest first, it takes to reach top_p of the total: at least one, at most all."""
+    if top_p >= 1:
+        return len(weights)
+    reached = np.searchsorted(np.cumsum(weights, dtype=np.float64), top_p * total, side="left")
+    return min(int(reached) + 1, len(weights))
+
+
+def tempered(logits: Logits, temperature: float) -> Weights:
+    """exp((logit - max) / temperature), not normalised; float32, which is a fraction of the time of float64."""
     with np.errstate(over="ignore"):
-        return np.exp((logits.astype(np.float64) - float(logits.max())) / temperature)
+        return np.exp((logits - logits.max()) / np.float32(max(temperature, COLDEST)))
 
 
-def best_first(weights: Probabilities, count: int) -> NDArray[np.int64]:
-    """Ids of the `count` largest weights, largest first, the smaller id first among equals."""
-    if count < len(weights):
-        least = np.partition(weights, len(weights) - count)[len(weights) - count]
-        above = np.flatnonzero(weights > least)
-        chosen = np.concatenate([above, np.flatnonzero(weights == least)[: count - len(above)]])
+def best_first(values: Logits, count: int) -> NDArray[np.int64]:
+    """Ids of the `count` largest values, largest first, the smaller id first among equals."""
+    if count < len(values):
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > least)
+        chosen = np.concatenate([above, np.flatnonzero(values == least)[: count - len(above)]])
     else:
-        chosen = np.arange(len(weights))
-    order = np.lexsort((chosen, -weights[chosen]))
+        chosen = np.arange(len(values))
+    order = np.lexsort((chosen, -values[chosen]))
     return chosen[order]
 
 
 def report(logits: Logits, token: int, count: int | None) -> Sampled:
     if count is None:
         return Sampled(token)
-    shifted = logits.astype(np.float64) - float(logits.max())
-    logprobs = shifted - np.log(np.exp(shifted).sum())
-    top = best_first(logprobs, count) if count else ()
-    return Sampled(token, float(logprobs[token]), tuple((int(one), float(logprobs[one])) for one in top))
+    highest = float(logits.max())
+    log_total = highest + float(np.log(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
+    top = best_first(logits, min(count, len(logits))) if count else ()
+    return Sampled(token, float(logits[token]) - log_total, tuple((int(t), float(logits[t]) - log_total) for t in top))

@@ -20,11 +20,16 @@ FORMULAS = {
 
 
 def measure(raw: Mapping[str, Any], warm_up: float, seed: int) -> list[Measurement]:
-    """`raw` is what loadtests/sse.py writes. Raises UserError where no request of the window ended well."""
+    """`raw` is what loadtests/sse.py writes. Raises UserError where no request ended well.
+
+    Where answers take so long that none starts after the warm-up, the whole run is the window, and `warm_up_s` is 0.
+    """
     stop = raw["stopping"]
     counted = [one for one in raw["requests"] if warm_up <= one["start"] < stop]
     good = [one for one in counted if one["error"] is None and one["texts"] and one["end"] is not None]
     failed = [one for one in counted if one["error"] is not None]
+    if not counted and warm_up > 0:
+        return measure(raw, 0.0, seed)
     if not good:
         why = f"; the first failure: {failed[0]['error']}" if failed else ""
         raise UserError(f"no request ended well in {stop - warm_up:.1f} s after {warm_up:.1f} s of warm-up{why}")
@@ -34,7 +39,7 @@ def measure(raw: Mapping[str, Any], warm_up: float, seed: int) -> list[Measureme
         "e2e": [one["end"] - one["start"] for one in good],
     }
     found = [latency(name, share, samples[name], seed) for name in samples for share in QUANTILES if samples[name]]
-    return [*found, *throughput(raw, warm_up, seed), *counts(good, failed, stop - warm_up, seed), *client(raw, seed)]
+    return [*found, *throughput(raw, warm_up, seed), *counts(good, failed, warm_up, stop, seed), *client(raw, seed)]
 
 
 def latency(name: str, share: str, seconds: Sequence[float], seed: int) -> Measurement:
@@ -69,15 +74,16 @@ def throughput(raw: Mapping[str, Any], warm_up: float, seed: int) -> list[Measur
     return [Measurement("completion_tokens_per_s", rate, "tokens/s", round(tokens), None, formula, seed)]
 
 
-def counts(good: Sequence[Any], failed: Sequence[Any], seconds: float, seed: int) -> list[Measurement]:
+def counts(good: Sequence[Any], failed: Sequence[Any], warm_up: float, stop: float, seed: int) -> list[Measurement]:
     prompts, answers = [one["prompt_tokens"] for one in good], [one["completion_tokens"] for one in good]
-    total = len(good) + len(failed)
+    total, seconds = len(good) + len(failed), stop - warm_up
     return [
         Measurement("requests", total, "requests", total, None, "requests started in the window and ended", seed),
         Measurement("failures", len(failed), "requests", total, None, "of these, those that broke the protocol", seed),
         Measurement("requests_per_s", total / seconds, "requests/s", total, None, "requests / window", seed),
         Measurement("prompt_tokens", sum(prompts) / len(prompts), "tokens", len(prompts), None, "mean of usage", seed),
         Measurement("answer_tokens", sum(answers) / len(answers), "tokens", len(answers), None, "mean of usage", seed),
+        Measurement("warm_up_s", warm_up, "s", None, None, "start of the run to start of the window", seed),
         Measurement("window_s", seconds, "s", None, None, "end of warm-up to stop of the users", seed),
     ]
 
