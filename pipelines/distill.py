@@ -22,12 +22,16 @@ def main() -> None:
     tokenizer = Tokenizer.load(INITIAL)
     config, flat = load_hf(INITIAL)
     cache = load_cache(CACHE, {"tokenizer": tokenizer.digest})
-    checkpoints = Checkpoints(run_folder("distill", params | context, [f"{INITIAL}/model.safetensors", f"{CACHE}/header.json"]))
+    checkpoints = Checkpoints(
+        run_folder("distill", params | context, [f"{INITIAL}/model.safetensors", f"{CACHE}/header.json"])
+    )
     with record_run(stage="distill", question="compression", variant="student", params=params | context,
                     path="reports/runs/distill.json") as record:  # fmt: skip
         trained, result = distill(config, flat, cache, choice, context["seed"], checkpoints)
         formula = "tokens of the rows, prompts and answers alike, padding left out, over seconds after the first step"
-        record.log(Measurement("trained_tokens_per_s", result.tokens_per_s, "tokens/s", result.timed_tokens, formula=formula))
+        record.log(
+            Measurement("trained_tokens_per_s", result.tokens_per_s, "tokens/s", result.timed_tokens, formula=formula)
+        )
     save_checkpoint(STUDENT, config, trained, tokenizer)
     shutil.copyfile(f"{INITIAL}/vocabulary.json", f"{STUDENT}/vocabulary.json")
     write_json(f"{STUDENT}/training.json", {"log": result.log})

@@ -22,7 +22,9 @@ def main() -> None:
         quantized = Path("artifacts/quantized") / name
         tensors = flat if precision == "fp32" else load_tensors(quantized / "model.safetensors")
         rules = {} if precision == "fp32" else {"rules": read_json(quantized / "quantize.json")["rules"]}
-        manifest = write_variant(VARIANTS / name, name, config, tensors, Tokenizer.load(f"artifacts/{model}"), rules, level)
+        manifest = write_variant(
+            VARIANTS / name, name, config, tensors, Tokenizer.load(f"artifacts/{model}"), rules, level
+        )
         print(f"export: {name}, {manifest.bytes / 1e6:.1f} MB of weights, digest {manifest.weights_digest}")
 
 

@@ -18,13 +18,23 @@ def main() -> None:
     context = {key: params.pop(key) for key in ("profile", "seed")}
     choice, seed = build(FinetuneConfig, params, "finetune"), context["seed"]
     tokenizer = Tokenizer.load(BASE)
-    train, held_out = ([row["messages"] for row in read_jsonl(f"{CORPUS}/{name}.jsonl")] for name in ("train", "validation"))
+    train, held_out = (
+        [row["messages"] for row in read_jsonl(f"{CORPUS}/{name}.jsonl")] for name in ("train", "validation")
+    )
     checkpoints = Checkpoints(run_folder("finetune", params | context, [*INPUTS]))
     with record_run(stage="finetune", question="compression", variant="teacher", params=params | context,
                     path="reports/runs/finetune.json") as record:  # fmt: skip
         tuned = finetune(*load_hf(BASE), tokenizer, train, held_out, choice, seed, checkpoints)
         formula = "tokens of the rows, prompts and answers alike, padding left out, over seconds after the first step"
-        record.log(Measurement("trained_tokens_per_s", tuned.result.tokens_per_s, "tokens/s", tuned.result.timed_tokens, formula=formula))
+        record.log(
+            Measurement(
+                "trained_tokens_per_s",
+                tuned.result.tokens_per_s,
+                "tokens/s",
+                tuned.result.timed_tokens,
+                formula=formula,
+            )
+        )
         if (loss := tuned.facts.get("validation_loss")) is not None:
             record.log(Measurement("validation_loss", loss, "nats", tuned.facts["validation_answer_tokens"],
                                    formula="mean negative log-likelihood per held-out answer token"))  # fmt: skip

@@ -14,7 +14,9 @@ TEACHER, STUDENT, TRAIN = "artifacts/teacher", "artifacts/student_init", "artifa
 def main() -> None:
     params = stage_params("prune")
     seed = params["seed"]
-    choice = build(PruneConfig, {key: value for key, value in params.items() if key not in ("profile", "seed", "calibration")})
+    choice = build(
+        PruneConfig, {key: value for key, value in params.items() if key not in ("profile", "seed", "calibration")}
+    )
     calibration = params["calibration"]
     tokenizer = Tokenizer.load(TEACHER)
     conversations = [row["messages"] for row in read_jsonl(TRAIN)]

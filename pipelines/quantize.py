@@ -25,7 +25,9 @@ def main() -> None:
                 error = errors(flat, tensors)
                 write_json(folder / "quantize.json", {"rules": rules_as_rows(rules), "errors": error})
                 worst = max(error.items(), key=lambda item: item[1]["relative_rms"])
-                print(f"quantize: {folder.name}, largest relative RMS error {worst[1]['relative_rms']:.4f} ({worst[0]})")
+                print(
+                    f"quantize: {folder.name}, largest relative RMS error {worst[1]['relative_rms']:.4f} ({worst[0]})"
+                )
 
 
 if __name__ == "__main__":

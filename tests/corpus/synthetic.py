@@ -5,30 +5,8 @@ import random
 from tradewind.corpus.records import Example, Parameter, Raised, Record, Returned, Sections
 
 VERBS = ["compute", "filter", "merge", "rotate", "split", "sort", "validate", "encode"]
-THINGS = [
-    "matrix",
-    "graph",
-    "series",
-    "table",
-    "signal",
-    "image",
-    "polynomial",
-    "cluster",
-    "spectrum",
-    "histogram",
-    "tensor",
-    "forest",
-]
-MANNERS = [
-    "by rows",
-    "along an axis",
-    "with weights",
-    "in place",
-    "from a file",
-    "without copying",
-    "in parallel",
-    "lazily",
-]
+THINGS = ["matrix", "graph", "series", "table", "signal", "image", "cluster", "spectrum", "tensor", "forest"]
+MANNERS = ["by rows", "along an axis", "with weights", "in place", "from a file", "in parallel", "lazily"]
 
 
 def record(package: str, name: str, sections: Sections, aliases: tuple[str, ...] = ()) -> Record:

@@ -83,5 +83,7 @@ def test_altered_data_are_refused_and_git_is_clean(tmp_path):
     answer = repro(repository, "cpu", check=False)
     assert answer.returncode == 2
     assert "SmolLM2-135M-Instruct.Q4_1.gguf is altered" in answer.stderr
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=repository, capture_output=True, text=True, check=True)
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=repository, capture_output=True, text=True, check=True
+    )
     assert status.stdout == ""

@@ -23,7 +23,9 @@ def unpack(rows):
     for row in range(len(rows.tokens)):
         for segment in range(1, rows.segments[row].max(initial=0) + 1):
             places = np.flatnonzero(rows.segments[row] == segment)
-            used = [(w, t) for w, t, on in zip(rows.where[row], rows.targets[row], rows.weights[row], strict=True) if on]
+            used = [
+                (w, t) for w, t, on in zip(rows.where[row], rows.targets[row], rows.weights[row], strict=True) if on
+            ]
             mine = sorted((w + 1 - places[0], t) for w, t in used if w in places)
             yield tuple(rows.tokens[row][places].tolist()), tuple((int(i), int(t)) for i, t in mine)
 

@@ -87,7 +87,9 @@ def test_gradients_are_clipped_to_the_global_norm(packed):
     transform = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     feed = _stack(PackedExamples(packed), np.arange(4), 1)
     before = jax.tree.map(np.array, weights)
-    after, _, metrics = build_step(graph, transform, CrossEntropy(), False)(weights, transform.init(weights), rest, feed)
+    after, _, metrics = build_step(graph, transform, CrossEntropy(), False)(
+        weights, transform.init(weights), rest, feed
+    )
     moved = optax.tree.norm(jax.tree.map(lambda a, b: a - b, before, after))
     assert metrics["gradient_norm"] > 1e-2
     assert float(moved) == pytest.approx(1e-3, rel=1e-2)

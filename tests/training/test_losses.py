@@ -90,7 +90,9 @@ def test_combined_loss_is_the_weighted_sum_with_each_metric_unweighted(case):
     np.testing.assert_allclose(loss, 0.25 * metrics["cross_entropy"] + 2.0 * metrics["logits_kl"], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("weights", "message"), [({"kl": 1.0}, "unknown loss 'kl'"), ({"logits": 0}, "every weight is 0")])
+@pytest.mark.parametrize(
+    ("weights", "message"), [({"kl": 1.0}, "unknown loss 'kl'"), ({"logits": 0}, "every weight is 0")]
+)
 def test_unusable_choices_are_user_errors(weights, message):
     with pytest.raises(UserError, match=message):
         combine(weights)

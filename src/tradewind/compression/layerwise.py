@@ -25,7 +25,9 @@ class Place(NamedTuple):
 def enter(model: Decoder, batch: Batch) -> tuple[jax.Array, Place]:
     """The residual stream [B,T,D] that enters layer 0, and the batch's place."""
     rotation = rotary(jnp.asarray(batch.positions), model.config.head_dim, model.config.rope_base)
-    return model.embed(jnp.asarray(batch.tokens)), Place(rotation, causal_mask(batch.tokens.shape, jnp.asarray(batch.segments)))
+    return model.embed(jnp.asarray(batch.tokens)), Place(
+        rotation, causal_mask(batch.tokens.shape, jnp.asarray(batch.segments))
+    )
 
 
 def through(layers: Iterable[Layer], x: jax.Array, place: Place) -> Iterator[jax.Array]:

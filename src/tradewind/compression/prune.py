@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -91,7 +92,9 @@ def keep_layers(importance: np.ndarray, count: int) -> tuple[int, ...]:
     if count == 0 or count == total:
         return tuple(range(total))
     if not 2 <= count < total:
-        raise UserError(f"prune.layers: {count} asked for, the teacher has {total} (choices: 2 to {total}, or 0 for all)")
+        raise UserError(
+            f"prune.layers: {count} asked for, the teacher has {total} (choices: 2 to {total}, or 0 for all)"
+        )
     inner = sorted(range(1, total - 1), key=lambda i: (-importance[i], i))[: count - 2]
     return tuple(sorted([0, *inner, total - 1]))
 
@@ -205,11 +208,11 @@ def _streams(model: Decoder, batch: Batch, wanted: set[int]) -> dict[int, np.nda
     return {number: np.asarray(state) for number, state in after if number in wanted}
 
 
-def _flatten(parts: Sequence[np.ndarray], batches: Sequence[Batch]) -> np.ndarray:
+def _flatten(parts: Sequence[jax.Array] | Sequence[np.ndarray], batches: Sequence[Batch]) -> np.ndarray:
     """[N, ...] of all tokens that are not padding."""
     return np.concatenate([np.asarray(x)[batch.segments > 0] for x, batch in zip(parts, batches, strict=True)])
 
 
-def _cosine_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _cosine_distance(a: jax.Array, b: jax.Array) -> np.ndarray:
     product = jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
     return np.asarray(1.0 - (a * b).sum(-1) / jnp.maximum(product, 1e-12))

@@ -92,6 +92,8 @@ def save_gguf(
         metadata: further string keys, such as `general.name` and `general.license`.
     """
     check(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
     with atomic_path(path) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama")
         _write_config(writer, config, tensors)

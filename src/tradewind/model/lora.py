@@ -35,7 +35,7 @@ class LoRAConfig:
 class AdaptedLinear(nnx.Module):
     """A linear layer [in, out] and its adapter a [rank, in], b [rank, out]; b starts at zero, so nothing changes."""
 
-    def __init__(self, base: nnx.Linear, rank: int, alpha: float, rngs: nnx.Rngs):
+    def __init__(self, base: nnx.Linear, rank: int, alpha: float, rngs: nnx.Rngs) -> None:
         inputs, outputs = base.kernel.shape
         self.base = base
         self.a = nnx.LoRAParam(nnx.initializers.he_uniform()(rngs.params(), (inputs, rank), jnp.float32).T)

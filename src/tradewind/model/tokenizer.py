@@ -105,7 +105,10 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """A small tokenizer with all 256 bytes, `SPECIALS` and `CHAT_TEMPLATE`. The same texts give the same."""
+        """A small tokenizer with all 256 bytes, `SPECIALS` and `CHAT_TEMPLATE`. The same texts give the same.
+
+        Texts with little variety give fewer tokens than `vocab_size`.
+        """
         if vocab_size < 256 + len(SPECIALS):
             raise UserError(f"tokenizer: vocab_size must be at least {256 + len(SPECIALS)}, not {vocab_size}")
         backend = build_backend({}, [], [])

@@ -16,6 +16,7 @@ from tradewind.errors import UserError
 from tradewind.evaluation.results import read_results
 from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure
 from tradewind.report.readme import Reports
+from tradewind.report.summary import in_order
 from tradewind.report.table import differences_table, measured_table
 
 LIVE = {"slots": 8, "max_len": 512, "threads": 2, "prefill_tokens": 256, "ttft_tokens": 128, "decode_tokens": 32}
@@ -64,9 +65,10 @@ def _divergences(reports: Mapping[str, Any]) -> str:
         "| quantized variant | KL to its fp32 weights, nats | top-1 agreement | F1 lost, points |",
         "|---|---:|---:|---:|",
     ]
-    lost = {row["ours"]: -row["value"] for row in reports["comparisons"]["f1_differences"].values()
+    lost = {row["ours"]: 0.0 - row["value"] for row in reports["comparisons"]["f1_differences"].values()
             if row["theirs"].endswith("-fp32") and not row["ours"].endswith("-fp32")}  # fmt: skip
-    for name, row in reports["summary"]["variants"].items():
+    for name in in_order(reports["summary"]["variants"]):
+        row = reports["summary"]["variants"][name]
         if row["kl_to_parent"] is not None:
             cells = f"{row['kl_to_parent']:.4f} | {100 * row['top1_agreement']:.1f} % | {100 * lost[name]:+.1f}"
             lines.append(f"| {name} | {cells} |")
@@ -75,7 +77,7 @@ def _divergences(reports: Mapping[str, Any]) -> str:
 
 def _kinds(reports: Mapping[str, Any]) -> str:
     results = read_results("evaluate", reports.folder)  # type: ignore[attr-defined]
-    names = [name for name in reports["summary"]["variants"] if name in results]
+    names = [name for name in in_order(reports["summary"]["variants"]) if name in results]
     kinds = sorted({kind for name in names for kind in results[name]["kinds"]})
     lines = ["| kind (F1; refused for unanswerable) | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     for kind in kinds:
@@ -106,7 +108,7 @@ def remeasure(variant: str | None = None, repeats: int = 3, seed: int = 0) -> Ma
     """Measure `variant` (None: the gate's choice, else the first) now, in a fresh process, beside its recorded
     rates."""
     reports = Reports(folder("reports"))
-    name = variant or reports["gate"]["champion"] or next(iter(reports["summary"]["variants"]))
+    name = variant or reports["gate"]["champion"] or in_order(reports["summary"]["variants"])[0]
     engine = os.environ.get("TRADEWIND_ENGINE", "ort")
     plan = SpeedPlan(engine=engine, batch_tokens=16, repeats=repeats, warm_up=1, **LIVE)
     path = None if engine == "mock" else folder("variants") / name

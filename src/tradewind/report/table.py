@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tradewind.errors import UserError
+from tradewind.report.summary import in_order
 
 Format = Callable[[Any], str]
 
@@ -32,7 +33,7 @@ def measured_table(summary: Mapping[str, Any], comparisons: Mapping[str, Any]) -
     """Variants, then baselines (which have answers only), then a line with device, profile and commit."""
     lines = ["| variant | " + " | ".join(heading for _, heading, _ in COLUMNS) + " |"]
     lines.append("|---|" + "---:|" * len(COLUMNS))
-    lines += [_line(name, row) for name, row in summary["variants"].items()]
+    lines += [_line(name, summary["variants"][name]) for name in in_order(summary["variants"])]
     lines += [_line(f"*{label}*", row) for label, row in sorted(comparisons["baselines"].items())]
     commit = summary["git_commit"] or "no git repository"
     lines += ["", f"Measured on {summary['device']}; profile `{summary['profile']}`, commit `{commit}`."]
@@ -50,7 +51,7 @@ def _line(name: str, row: Mapping[str, Any]) -> str:
 def differences_table(comparisons: Mapping[str, Any]) -> str:
     """Paired differences in answer F1, in points (hundredths)."""
     lines = ["| difference in answer F1, points | value | 95 % interval | n |", "|---|---:|---:|---:|"]
-    for name, row in comparisons["f1_differences"].items():
+    for name, row in sorted(comparisons["f1_differences"].items()):
         low, high = row["interval"]
         lines.append(f"| {name} | {100 * row['value']:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | {row['n']} |")
     return "\n".join(lines) + "\n"

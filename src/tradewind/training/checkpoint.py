@@ -39,7 +39,7 @@ def run_folder(stage: str, params: Mapping[str, Any], inputs: list[str | Path], 
 class Checkpoints:
     """The checkpoints of one run in `folder`, the newest `keep` of them."""
 
-    def __init__(self, folder: str | Path, keep: int = 2):
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
         self.folder = Path(folder).resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -63,7 +63,10 @@ class Checkpoints:
                 return self._read(step, template)
             except (ValueError, OSError, KeyError, TypeError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-                print(f"checkpoint {self.folder / str(step)} cannot be read ({reason}): trying the one before", file=sys.stderr)
+                print(
+                    f"checkpoint {self.folder / str(step)} cannot be read ({reason}): trying the one before",
+                    file=sys.stderr,
+                )
                 self._manager.delete(step)  # else its step could not be saved again
         if steps:
             raise UserError(f"{self.folder}: no checkpoint can be read; remove this folder to train from the start")

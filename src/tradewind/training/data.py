@@ -132,7 +132,11 @@ def _target_count(mask: Sequence[int]) -> int:
 
 
 def draw(
-    conversations: Sequence[Sequence[dict[str, str]]], tokenizer: ChatTokenizer, budget: int, length: int, seed: int | list[int]
+    conversations: Sequence[Sequence[dict[str, str]]],
+    tokenizer: ChatTokenizer,
+    budget: int,
+    length: int,
+    seed: int | list[int],
 ) -> list[Sample]:
     """Conversations tokenized in an order drawn from `seed` until those of at most `length` tokens reach the budget.
 

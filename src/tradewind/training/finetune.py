@@ -87,7 +87,13 @@ def finetune(
         adapt(model, choice.lora, nnx.Rngs(seed))
     run = choice.train(seed)
     result = train(
-        model, PackedExamples(packed), CrossEntropy(), run, trainable=METHODS[choice.method], checkpoints=checkpoints, title="finetune"
+        model,
+        PackedExamples(packed),
+        CrossEntropy(),
+        run,
+        trainable=METHODS[choice.method],
+        checkpoints=checkpoints,
+        title="finetune",
     )
     if choice.method == "lora":
         merge(model)
@@ -137,6 +143,7 @@ def _held_out(
         return {}
     packed = pack(draw(held_out, tokenizer, choice.validation_rows * choice.length, choice.length, seed), choice.length)
     packed = packed.head(choice.validation_rows)
-    return {"validation_loss": round(mean_loss(model, packed, choice.rows), 6), "validation_answer_tokens": packed.targets}
-
-
+    return {
+        "validation_loss": round(mean_loss(model, packed, choice.rows), 6),
+        "validation_answer_tokens": packed.targets,
+    }

@@ -95,7 +95,10 @@ class TrainResult(NamedTuple):
 
 
 State = tuple[nnx.State, optax.OptState]
-Step = Callable[[nnx.State, optax.OptState, nnx.State, tuple[Batch, Targets]], tuple[nnx.State, optax.OptState, dict[str, jax.Array]]]
+Step = Callable[
+    [nnx.State, optax.OptState, nnx.State, tuple[Batch, Targets]],
+    tuple[nnx.State, optax.OptState, dict[str, jax.Array]],
+]
 
 
 def train(
@@ -109,8 +112,8 @@ def train(
     title: str = "train",
 ) -> TrainResult:
     """Train the variables of type `trainable` in `model`, in place."""
-    mesh = make_mesh(config.mesh)
     schedule, steps, row_tokens = plan(examples.packed, config)
+    mesh = make_mesh(config.mesh)
     graph, weights, frozen = nnx.split(model, trainable, ...)
     weights, frozen = place_weights(weights, mesh), place_weights(frozen, mesh)
     transform = optimizer(config.optimizer, steps)
@@ -139,7 +142,9 @@ def train(
 def plan(packed: Packed, config: TrainConfig) -> tuple[Schedule, int, np.ndarray]:
     """The order of rows, the number of steps that spends the token budget, and the tokens of each row."""
     if config.rows % (config.mesh.data * config.mesh.fsdp):
-        raise UserError(f"rows {config.rows} is no multiple of the mesh's data x fsdp {config.mesh.data * config.mesh.fsdp}")
+        raise UserError(
+            f"rows {config.rows} is no multiple of the mesh's data x fsdp {config.mesh.data * config.mesh.fsdp}"
+        )
     if min(config.rows, config.accumulate, config.tokens) < 1:
         raise UserError("rows, accumulate and tokens must be at least 1")
     row_tokens = (packed.rows.segments > 0).sum(axis=1)
@@ -187,7 +192,7 @@ def build_step(graph: Any, transform: optax.GradientTransformation, strategy: St
 
 def run_model(model: Decoder, batch: Batch, remat: bool = False) -> Outputs:
     """Hidden states [B,A,D] and logits [B,A,V] at the target places of a batch, and nowhere else."""
-    hidden = model.hidden(batch.tokens, batch.positions, batch.segments, remat)
+    hidden = model.hidden(*map(jnp.asarray, (batch.tokens, batch.positions, batch.segments)), remat)
     chosen = jnp.take_along_axis(hidden, batch.where[..., None], axis=1)
     return Outputs(chosen, model.logits(chosen))
 

@@ -10,9 +10,11 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tradewind.errors import UserError
 
+Array = jax.Array | np.ndarray
 Metrics = dict[str, jax.Array]
 
 
@@ -31,12 +33,12 @@ class Targets(NamedTuple):
     hidden [B,A,D]: the teacher's hidden states after its final norm.
     """
 
-    ids: jax.Array
-    weights: jax.Array
-    top_ids: jax.Array | None = None
-    top_logprobs: jax.Array | None = None
-    tail: jax.Array | None = None
-    hidden: jax.Array | None = None
+    ids: Array
+    weights: Array
+    top_ids: Array | None = None
+    top_logprobs: Array | None = None
+    tail: Array | None = None
+    hidden: Array | None = None
 
 
 class Strategy(Protocol):
@@ -45,7 +47,7 @@ class Strategy(Protocol):
     def __call__(self, outputs: Outputs, targets: Targets) -> tuple[jax.Array, Metrics]: ...
 
 
-def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+def masked_mean(values: Array, weights: Array) -> jax.Array:
     """Sum of values * weights over the sum of weights (over 1 where no weight is set)."""
     return (values * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
@@ -110,7 +112,7 @@ class Weighted:
     parts: Sequence[tuple[float, Strategy]]
 
     def __call__(self, outputs: Outputs, targets: Targets) -> tuple[jax.Array, Metrics]:
-        total, metrics = jnp.zeros((), jnp.float32), {}
+        total, metrics = jnp.zeros((), jnp.float32), Metrics()
         for weight, strategy in self.parts:
             loss, own = strategy(outputs, targets)
             total, metrics = total + weight * loss, metrics | own

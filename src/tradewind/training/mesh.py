@@ -37,7 +37,9 @@ def make_mesh(config: MeshConfig) -> Mesh:
     shape = (config.data, config.fsdp, config.tensor)
     devices = jax.devices()
     if min(shape) < 1 or math.prod(shape) > len(devices):
-        raise UserError(f"mesh {dict(zip(AXES, shape, strict=True))}: needs {math.prod(shape)} devices, {len(devices)} here")
+        raise UserError(
+            f"mesh {dict(zip(AXES, shape, strict=True))}: needs {math.prod(shape)} devices, {len(devices)} here"
+        )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
 
 

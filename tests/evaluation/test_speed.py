@@ -1,0 +1,51 @@
+import pytest
+
+from tradewind.engine.mock import MockEngine
+from tradewind.errors import UserError
+from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure, peak_rss_bytes, run_round
+
+PLAN = SpeedPlan(
+    engine="mock",
+    slots=2,
+    max_len=64,
+    threads=1,
+    prefill_tokens=20,
+    ttft_tokens=10,
+    decode_tokens=8,
+    batch_tokens=4,
+    repeats=3,
+    warm_up=1,
+)
+
+
+def test_rates_are_those_of_the_delays():
+    engine = MockEngine(slots=2, max_len=64, step_delay=0.01, prefill_delay=0.002)
+    values = run_round(engine, PLAN, seed=0)
+    assert set(values) == set(FORMULAS)
+    assert 300 < values["prefill_tokens_per_s"] <= 500
+    assert 20 <= values["ttft_ms"] < 40
+    assert 60 < values["decode_tokens_per_s"] <= 100
+    assert values["decode_tokens_per_s_batch"] > 1.5 * values["decode_tokens_per_s"]
+    assert all(engine.length(slot) == 0 for slot in range(engine.slots))
+
+
+def test_fresh_processes_take_turns_and_report_their_own_memory():
+    measured = measure({"a": None, "b": None}, PLAN, seed=0)
+    for found in measured.values():
+        by_name = {m.name: m for m in found}
+        assert set(by_name) == {*FORMULAS, "peak_rss_bytes"}
+        assert by_name["ttft_ms"].n == PLAN.repeats
+        low, high = by_name["ttft_ms"].interval
+        assert low <= by_name["ttft_ms"].value <= high
+        assert "median of 3 interleaved repeats after 1 uncounted" in by_name["ttft_ms"].formula
+        assert "{" not in by_name["decode_tokens_per_s_batch"].formula
+        assert 5e6 < by_name["peak_rss_bytes"].value < 1e9
+
+
+def test_this_process_has_a_peak():
+    assert 1e7 < peak_rss_bytes() < 1e11
+
+
+def test_a_variant_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no variant at"):
+        measure({"x": tmp_path / "x"}, SpeedPlan(**{**vars(PLAN), "engine": "ort"}), seed=0)
