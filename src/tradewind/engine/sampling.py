@@ -74,7 +74,9 @@ def drawn(weights: Weights, share: float) -> int:
 
     By blocks: running sums over a whole vocabulary would take longer than all the rest.
     """
-    ends = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK), dtype=np.float64))
+    if odd := len(weights) % BLOCK:
+        weights = np.concatenate([weights, np.zeros(BLOCK - odd, np.float32)])
+    ends = np.cumsum(weights.reshape(-1, BLOCK).sum(axis=1, dtype=np.float64))
     below = min(share * ends[-1], np.nextafter(ends[-1], 0))
     block = int(np.searchsorted(ends, below, side="right"))
     inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
