@@ -52,6 +52,13 @@ def answer_loss(model: Decoder, x: jax.Array, batch: Batch) -> tuple[float, floa
     return float(loss), float(np.sum(batch.weights))
 
 
+def last(layers: Iterable[Layer], x: jax.Array, place: Place) -> jax.Array:
+    """The residual stream [B,T,D] after all of the layers."""
+    for layer in layers:
+        x = run_layer(layer, x, place)
+    return x
+
+
 @nnx.jit
 def run_layer(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
     """One layer: [B,T,D] -> [B,T,D]."""

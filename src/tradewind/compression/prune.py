@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tradewind.compression.layerwise import answer_loss, enter, mlp_activations, run_attention, through
+from tradewind.compression.layerwise import answer_loss, enter, last, mlp_activations, run_attention, through
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder, DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
@@ -74,10 +74,8 @@ def loss_increase(model: Decoder, batches: Sequence[Batch]) -> np.ndarray:
         states = [x, *through(layers, x, place)]
         whole, targets = answer_loss(model, states[-1], batch)
         for number in range(len(layers)):
-            last = states[number]
-            for last in through(layers[number + 1 :], states[number], place):
-                pass
-            totals[number] += answer_loss(model, last, batch)[0] - whole
+            skipped = last(layers[number + 1 :], states[number], place)
+            totals[number] += answer_loss(model, skipped, batch)[0] - whole
         count += targets
     return totals / max(count, 1.0)
 

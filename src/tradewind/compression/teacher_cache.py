@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from tradewind.compression.layerwise import enter, leave, through
+from tradewind.compression.layerwise import enter, last, leave
 from tradewind.errors import UserError
 from tradewind.files import atomic_path, digest, read_json, sha256_file, write_json
 from tradewind.model.decoder import Decoder
@@ -111,9 +111,7 @@ TEACHER_ARRAYS = ("top_ids", "top_logprobs", "tail", "hidden")
 def _answers(teacher: Decoder, teacher_ids: np.ndarray, batch: Batch, k: int) -> tuple[np.ndarray, ...]:
     mapped = batch._replace(tokens=teacher_ids[batch.tokens].astype(np.int32))
     x, place = enter(teacher, mapped)
-    for x in through(teacher.layers, x, place):
-        pass
-    hidden, logits = leave(teacher, x, mapped)
+    hidden, logits = leave(teacher, last(teacher.layers, x, place), mapped)
     top_ids, top, tail = (np.asarray(part) for part in _top(logits, jnp.asarray(teacher_ids), k))
     return top_ids.astype(np.int32), top.astype(np.float16), tail, np.asarray(hidden, np.float16)
 

@@ -114,7 +114,7 @@ def train(
     """Train the variables of type `trainable` in `model`, in place."""
     schedule, steps, row_tokens = plan(examples.packed, config)
     mesh = make_mesh(config.mesh)
-    graph, weights, frozen = nnx.split(model, trainable, ...)
+    graph, weights, frozen = nnx.split(model, trainable, ...)  # type: ignore[misc]
     weights, frozen = place_weights(weights, mesh), place_weights(frozen, mesh)
     transform = optimizer(config.optimizer, steps)
     moments = place_like(transform.init(weights), weights, mesh)
@@ -192,7 +192,7 @@ def build_step(graph: Any, transform: optax.GradientTransformation, strategy: St
 
 def run_model(model: Decoder, batch: Batch, remat: bool = False) -> Outputs:
     """Hidden states [B,A,D] and logits [B,A,V] at the target places of a batch, and nowhere else."""
-    hidden = model.hidden(*map(jnp.asarray, (batch.tokens, batch.positions, batch.segments)), remat)
+    hidden = model.hidden(jnp.asarray(batch.tokens), jnp.asarray(batch.positions), jnp.asarray(batch.segments), remat)
     chosen = jnp.take_along_axis(hidden, batch.where[..., None], axis=1)
     return Outputs(chosen, model.logits(chosen))
 

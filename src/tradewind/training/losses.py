@@ -86,7 +86,7 @@ class LogitsKL:
         loss = masked_mean(divergence, targets.weights) * self.temperature**2
         return loss, {"logits_kl": loss}
 
-    def _temper(self, top: jax.Array, tail: jax.Array) -> jax.Array:
+    def _temper(self, top: Array, tail: Array) -> jax.Array:
         """[..., K] and [...] log-probabilities -> [..., K+1] of the tempered distribution."""
         return jax.nn.log_softmax(jnp.concatenate([top, tail[..., None]], axis=-1) / self.temperature, axis=-1)
 
