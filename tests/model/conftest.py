@@ -8,7 +8,7 @@ from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import Flat, to_model, weight_table
 
 CONFIG = DecoderConfig(
-    vocab_size=320,
+    vocab_size=304,
     hidden_size=64,
     num_layers=3,
     num_heads=6,

@@ -1,5 +1,7 @@
 """The decoder's properties: cache, packing, padding, rematerialization, and a reference written out in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ CLOSE = 2e-5
 
 
 def tokens_of(length: int, seed: int = 0, rows: int = 1) -> jax.Array:
-    return jax.random.randint(jax.random.key(seed), (rows, length), 0, 320)
+    return jax.random.randint(jax.random.key(seed), (rows, length), 0, 304)
 
 
 def positions_of(length: int, rows: int = 1) -> jax.Array:
@@ -25,6 +27,9 @@ def positions_of(length: int, rows: int = 1) -> jax.Array:
 @nnx.jit
 def full(model: Decoder, tokens: jax.Array, positions: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     return model.logits(model.hidden(tokens, positions, segments))
+
+
+decode = nnx.jit(Decoder.decode, static_argnames="context")
 
 
 def reference(config: DecoderConfig, flat: Flat, tokens: np.ndarray) -> np.ndarray:
@@ -70,13 +75,13 @@ def test_logits_are_those_of_the_equations(model: Decoder, flat: Flat) -> None:
     np.testing.assert_allclose(made, reference(model.config, flat, tokens), atol=CLOSE)
 
 
-@pytest.mark.parametrize("chunks", [[1] * 9, [4, 5], [2, 6, 1]])
+@pytest.mark.parametrize("chunks", [[1] * 9, [3, 6], [6, 1, 2]])
 def test_decoding_with_a_cache_equals_the_whole(model: Decoder, chunks: list[int]) -> None:
     tokens, positions = tokens_of(9, rows=2), positions_of(9, rows=2)
     cache, made, done = init_cache(model.config, 2, 16), [], 0
     for size in chunks:
         part = slice(done, done + size)
-        logits, cache = model.decode(tokens[:, part], positions[:, part], cache)
+        logits, cache = decode(model, tokens[:, part], positions[:, part], cache)
         made.append(logits)
         done += size
     np.testing.assert_allclose(jnp.concatenate(made, 1), full(model, tokens, positions), atol=CLOSE)
@@ -86,10 +91,10 @@ def test_rows_of_a_cache_may_differ_and_be_chosen(model: Decoder) -> None:
     """Two of four cache rows run, at different positions; the context is limited; the other rows stay as they were."""
     first, second = tokens_of(5, seed=1), tokens_of(3, seed=2)
     cache = init_cache(model.config, 4, 16)
-    _, cache = model.decode(first[:, :4], positions_of(4), cache, rows=jnp.array([3]))
-    _, cache = model.decode(second[:, :2], positions_of(2), cache, rows=jnp.array([1]))
+    _, cache = decode(model, first[:, :4], positions_of(4), cache, rows=jnp.array([3]))
+    _, cache = decode(model, second[:, :2], positions_of(2), cache, rows=jnp.array([1]))
     tokens = jnp.stack([first[0, 4:], second[0, 2:]])
-    logits, cache = model.decode(tokens, jnp.array([[4], [2]]), cache, context=8, rows=jnp.array([3, 1]))
+    logits, cache = decode(model, tokens, jnp.array([[4], [2]]), cache, context=8, rows=jnp.array([3, 1]))
     np.testing.assert_allclose(logits[0], full(model, first, positions_of(5))[0, -1:], atol=CLOSE)
     np.testing.assert_allclose(logits[1], full(model, second, positions_of(3))[0, -1:], atol=CLOSE)
     assert all(not part[row].any() for layer in cache for part in layer for row in (0, 2))
@@ -98,7 +103,7 @@ def test_rows_of_a_cache_may_differ_and_be_chosen(model: Decoder) -> None:
 def test_padding_writes_nothing_into_a_cache(model: Decoder) -> None:
     tokens = tokens_of(6)
     positions = jnp.array([[0, 1, 2, 3, 16, 16]])
-    _, cache = model.decode(tokens, positions, init_cache(model.config, 1, 16))
+    _, cache = decode(model, tokens, positions, init_cache(model.config, 1, 16))
     assert all(not part[:, 4:].any() for layer in cache for part in layer)
     assert all(part[:, :4].any() for layer in cache for part in layer)
 
@@ -107,7 +112,7 @@ def test_padding_writes_nothing_into_a_cache(model: Decoder) -> None:
 def test_long_rows_go_in_blocks(model: Decoder, length: int) -> None:
     """The blocks of queries give what a cache, which knows no blocks, gives."""
     tokens, positions = tokens_of(length), positions_of(length)
-    want, _ = model.decode(tokens, positions, init_cache(model.config, 1, length))
+    want, _ = decode(model, tokens, positions, init_cache(model.config, 1, length))
     np.testing.assert_allclose(full(model, tokens, positions), want, atol=CLOSE)
 
 
@@ -129,14 +134,16 @@ def test_padding_never_leaks(model: Decoder) -> None:
     sample, segments = tokens_of(20), jnp.array([[0] * 3 + [1] * 20 + [0] * 9])
     positions = jnp.concatenate([jnp.zeros((1, 3), jnp.int32), positions_of(20), jnp.zeros((1, 9), jnp.int32)], 1)
 
+    @nnx.jit
+    @partial(nnx.grad, has_aux=True)
+    def loss(model: Decoder, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = model.logits(model.hidden(tokens, positions, segments))[:, 3:23]
+        return jnp.square(logits).mean(), logits
+
     def run(seed: int) -> tuple[jax.Array, nnx.State]:
         tokens = jnp.concatenate([tokens_of(3, seed), sample, tokens_of(9, seed + 1)], 1)
 
-        def loss(model: Decoder) -> jax.Array:
-            logits = full(model, tokens, positions, segments)[:, 3:23]
-            return jnp.square(logits).mean(), logits
-
-        gradients, logits = nnx.grad(loss, has_aux=True)(model)
+        gradients, logits = loss(model, tokens)
         return logits, gradients
 
     (logits, gradients), (other_logits, other_gradients) = run(1), run(7)
@@ -149,7 +156,7 @@ def test_rematerialization_changes_no_gradient(model: Decoder) -> None:
     tokens, positions = tokens_of(24, rows=2), positions_of(24, rows=2)
 
     def gradients(remat: bool) -> nnx.State:
-        return nnx.grad(lambda m: jnp.square(m.logits(m.hidden(tokens, positions, remat=remat))).mean())(model)
+        return nnx.jit(nnx.grad(lambda m: jnp.square(m.logits(m.hidden(tokens, positions, remat=remat))).mean()))(model)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients(False), gradients(True))
 
@@ -170,7 +177,7 @@ def test_bfloat16_is_near(config: DecoderConfig, flat: Flat, model: Decoder) -> 
     logits = full(low, tokens, positions)
     assert logits.dtype == jnp.float32
     want = full(model, tokens, positions)
-    assert jnp.abs(logits - want).mean() < 0.02 * jnp.abs(want).mean()  # 8 bits of mantissa
+    assert jnp.abs(logits - want).mean() < 0.05 * jnp.abs(want).mean()  # 8 bits of mantissa, 14 products deep
 
 
 def test_number_of_parameters(config: DecoderConfig, model: Decoder) -> None:

@@ -48,9 +48,10 @@ def test_it_executes_on_nano_and_agrees_with_its_reports(path, nano_run):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_committed_one_says_what_the_reports_say(path):
-    if not (ROOT / "reports" / "summary.json").exists():
-        pytest.skip("needs reports/summary.json (`make repro`, then `make notebooks`)")
-    assert list(differences(read(path), ROOT / "reports", path.name)) == []
+    if (ROOT / "reports" / "summary.json").exists():
+        assert list(differences(read(path), ROOT / "reports", path.name)) == []
+    else:
+        assert not any(cell.get("outputs") for cell in read(path).cells), "figures without a run behind them"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

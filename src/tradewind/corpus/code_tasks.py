@@ -23,7 +23,7 @@ _IMPORTS = {
     "scipy": "import numpy as np\nimport scipy",
     "matplotlib": "import matplotlib.pyplot as plt",
 }
-_UNSTABLE = re.compile(r" at 0x|\.\.\.|<.*>|Traceback|random|default_rng|time\b|/tmp|array\(\[\.")
+_UNSTABLE = re.compile(r" at 0x|may vary|\.\.\.|<.*>|Traceback|random|default_rng|time\b|/tmp|array\(\[\.")
 
 
 def code_tasks(records: Sequence[Record], split: dict[str, str]) -> Iterator[dict[str, object]]:

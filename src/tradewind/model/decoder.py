@@ -280,10 +280,15 @@ class Decoder(nnx.Module):
         return self.norm(x), updated
 
     def decode(
-        self, tokens: jax.Array, positions: jax.Array, cache: Cache, context: int | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        cache: Cache,
+        context: int | None = None,
+        rows: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """`advance`, then logits [B,T,V] float32 of every token."""
-        hidden, cache = self.advance(tokens, positions, cache, context)
+        hidden, cache = self.advance(tokens, positions, cache, context, rows)
         return self.logits(hidden), cache
 
 

@@ -47,7 +47,11 @@ class Checkpoints:
     def save(self, step: int, state: Any, log: list[dict[str, Any]]) -> None:
         """Save after `step` steps; complete on return, and never half there."""
         arrays = _named(state)
-        meta = {"digest": _digest(arrays), "log": log}
+        meta = {
+            "digest": _digest(arrays),
+            "shapes": {name: list(np.shape(a)) for name, a in arrays.items()},
+            "log": log,
+        }
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=args, force=True)
 
@@ -80,20 +84,21 @@ class Checkpoints:
     def _read(self, step: int, template: T) -> Restored:
         wanted = _named(template)
         meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        self._check_shapes(step, wanted)
+        self._check_shapes(step, wanted, meta["shapes"])
         args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)))
         arrays = self._manager.restore(step, args=args)["state"]
         if _digest(arrays) != meta["digest"]:
             raise ValueError("its arrays are not those that were saved")
         return Restored(step, _renamed(template, arrays), list(meta["log"]))
 
-    def _check_shapes(self, step: int, wanted: dict[str, Any]) -> None:
-        found = self._manager.item_metadata(step)["state"]
-        for name, array in wanted.items():
-            if name not in found or tuple(found[name].shape) != tuple(array.shape):
-                there = tuple(found[name].shape) if name in found else "nothing"
+    def _check_shapes(self, step: int, wanted: Mapping[str, Any], found: Mapping[str, list[int]]) -> None:
+        for name in sorted({*wanted, *found}):
+            there, needed = (
+                tuple(d[name]) if name in d else None for d in (found, {n: np.shape(a) for n, a in wanted.items()})
+            )
+            if there != needed:
                 where = f"checkpoint {self.folder / str(step)}"
-                raise UserError(f"{where}: tensor {name} has shape {there}, this run needs {tuple(array.shape)}")
+                raise UserError(f"{where}: tensor {name} has shape {there}, this run needs {needed}")
 
 
 def _named(state: Any) -> dict[str, Any]:
