@@ -93,9 +93,8 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, wanted: Mapping[str, Any], found: Mapping[str, list[int]]) -> None:
         for name in sorted({*wanted, *found}):
-            there, needed = (
-                tuple(d[name]) if name in d else None for d in (found, {n: np.shape(a) for n, a in wanted.items()})
-            )
+            there = tuple(found[name]) if name in found else None
+            needed = np.shape(wanted[name]) if name in wanted else None
             if there != needed:
                 where = f"checkpoint {self.folder / str(step)}"
                 raise UserError(f"{where}: tensor {name} has shape {there}, this run needs {needed}")
