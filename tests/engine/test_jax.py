@@ -1,0 +1,91 @@
+"""What the contract does not say of the `jax` engine: containers, buckets, and the plain decoder as its reference."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.compression.tiny import CONFIG, reference_logits, rules, tiny_flat, tiny_variant
+from tradewind.compression.quantize import dequantize, quantize
+from tradewind.compression.variant import load_variant, save_manifest
+from tradewind.engine import jax as engine_module
+from tradewind.engine import load_engine
+from tradewind.engine.jax import JaxEngine
+from tradewind.errors import UserError
+from tradewind.model.weights import to_model
+
+CLOSE = 1e-4
+"""float32 sums in another order; logits of the tiny model are of size 10."""
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("variants")
+    for precision in ("fp32", "int8"):
+        tiny_variant(folder / precision, precision)
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_container_gives_the_weights_of_the_variant(variants: Path, precision: str) -> None:
+    engine = load_engine(variants / precision, "jax", slots=2, max_len=32)
+    flat = tiny_flat()
+    if precision == "int8":
+        flat = dequantize(quantize(flat, rules("int8")))
+    tokens = [5, 9, 2, 7, 1, 200]
+    made = engine.prefill(tokens, keep_logits=True)
+    np.testing.assert_allclose(made.all_logits, reference_logits(CONFIG, flat, tokens), atol=CLOSE)
+    assert engine.weights_digest == load_variant(variants / precision).weights_digest
+
+
+def test_buckets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks, feeds, batches and contexts at, below and above each edge give the logits of the plain decoder."""
+    monkeypatch.setattr(engine_module, "CHUNKS", (2, 5))
+    monkeypatch.setattr(engine_module, "FEEDS", (1, 3))
+    monkeypatch.setattr(engine_module, "CONTEXTS", (8, 16))
+    flat = tiny_flat()
+    engine = JaxEngine(to_model(CONFIG, flat), "digest", slots=5, max_len=24)
+    rows = {0: [3], 1: [1, 2, 3, 4, 5, 6, 7], 3: list(range(20, 35)), 4: list(range(40, 56))}
+    for slot, tokens in rows.items():
+        prefix = engine.prefill(tokens, keep_logits=True)
+        np.testing.assert_allclose(prefix.all_logits, reference_logits(CONFIG, flat, tokens), atol=CLOSE)
+        engine.insert(prefix, slot)
+    for feed in ({1: [9]}, {3: [4, 8], 0: [1, 1, 1]}, {0: [2], 1: [3, 4], 3: [5]}, {4: [6], 3: [7], 1: [8], 0: [9]}):
+        lines = engine.step(feed)
+        for slot, tokens in feed.items():
+            rows[slot] = rows[slot] + tokens
+            want = reference_logits(CONFIG, flat, rows[slot])[-len(tokens) :]
+            np.testing.assert_allclose(lines[slot], want, atol=CLOSE)
+    assert [engine.length(slot) for slot in range(5)] == [len(rows.get(slot, ())) for slot in range(5)]
+
+
+def test_a_prefix_says_what_it_keeps(variants: Path) -> None:
+    engine = JaxEngine.load(variants / "fp32", slots=2, max_len=128)
+    per_position = 2 * 4 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim
+    assert engine.kv_bytes == 2 * 128 * per_position
+    assert engine.prefill([1, 2, 3]).nbytes == 64 * per_position  # the smallest bucket
+
+
+def test_bfloat16_weights_and_cache(variants: Path) -> None:
+    """What an accelerator runs: half the memory of the cache, logits near those of float32."""
+    low = JaxEngine.load(variants / "fp32", slots=2, max_len=64, dtype=jnp.bfloat16)
+    high = JaxEngine.load(variants / "fp32", slots=2, max_len=64, dtype=jnp.float32)
+    assert 2 * low.kv_bytes == high.kv_bytes
+    made, want = low.prefill([5, 9, 2]).logits, high.prefill([5, 9, 2]).logits
+    assert made is not None
+    assert want is not None
+    assert made.dtype == np.float32
+    assert np.abs(made - want).mean() < 0.05 * np.abs(want).mean()
+
+
+def test_mistakes(variants: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"max_len in 1\.\.128"):
+        JaxEngine.load(variants / "fp32", slots=2, max_len=129)
+    with pytest.raises(UserError, match="slots >= 1"):
+        JaxEngine.load(variants / "fp32", slots=0, max_len=8)
+    manifest = tiny_variant(tmp_path / "other", "fp32")
+    manifest.files.pop("jax")
+    save_manifest(tmp_path / "other", manifest)
+    with pytest.raises(UserError, match="no files for engine jax"):
+        JaxEngine.load(tmp_path / "other", slots=2, max_len=8)
