@@ -63,14 +63,9 @@ def place(tmp_path_factory) -> Place:
     ):
         write_variant(root / "variants" / name, name, config, tensors, tokenizer, {})
     write_json(root / "vocabulary.json", {"teacher_ids": list(range(config.vocab_size))})
-    train = [
-        {
-            "id": f"t{n}",
-            "passage": f"f{n}\nCopies.",
-            "messages": conversation(f"f{n}\nCopies.", [("What?", "A copy."), ("Why?", REFUSAL)]),
-        }
-        for n in range(3)
-    ]
+    turns = [("What?", "A copy."), ("Why?", REFUSAL)]
+    passages = [f"f{n}\nCopies." for n in range(3)]
+    train = [{"id": text, "passage": text, "messages": conversation(text, turns)} for text in passages]
     write_jsonl(root / "corpus" / "test.jsonl", samples())
     write_jsonl(root / "corpus" / "train.jsonl", train)
     return Place(root / "variants", root / "corpus", root / "vocabulary.json")

@@ -3,6 +3,7 @@
 Its prose states what the data cannot: where the base comes from, what it may not be used for. Every number is measured.
 """
 
+import functools
 import importlib.metadata
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -81,7 +82,7 @@ def _versions(packages: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> list
 
 def licence(package: str) -> str:
     """What the installed distribution of an import name says of its licence, shortened to one line, or "not stated"."""
-    distributions = importlib.metadata.packages_distributions().get(package, [package])
+    distributions = _distributions().get(package, [package])
     try:
         facts = importlib.metadata.metadata(distributions[0])
     except importlib.metadata.PackageNotFoundError:
@@ -90,6 +91,11 @@ def licence(package: str) -> str:
     expression, text = ((facts.get_all(key) or [""])[0] for key in ("License-Expression", "License"))
     stated = [words.strip() for words in (expression, ", ".join(classifiers), text) if words and words.strip()]
     return stated[0].splitlines()[0][:60] if stated else "not stated"
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def _refusals(evaluated: Mapping[str, Any]) -> str:
