@@ -15,7 +15,7 @@ WORDS = "array shape axis return value default raise error matrix index".split()
 def tiny_teacher() -> Flat:
     """Random weights, large enough that every layer and neuron matters."""
     flat = to_flat(Decoder(CONFIG, rngs=nnx.Rngs(0)))
-    return {name: array * (5.0 if array.ndim == 2 else 1.0) for name, array in flat.items()}
+    return {name: array * (10.0 if array.ndim == 2 else 1.0) for name, array in flat.items()}
 
 
 def tiny_rows(count: int = 30, length: int = 32, vocab: int = CONFIG.vocab_size) -> Packed:
