@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.parity.golden import MAX_DELTA, Golden, compare, load_golden
+from tests.parity.golden import MAX_DELTA, compare, load_golden
 from tradewind.compression.export import write_variant
 from tradewind.compression.quantize import Tensor, dequantize, quantize
 from tradewind.compression.rules import read_rules
 from tradewind.config import read_params
 from tradewind.engine.ort import OrtEngine
+from tradewind.files import read_json
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import Flat, load_hf, to_model, weights_digest
@@ -28,8 +29,10 @@ def base(base_folder: Path) -> tuple[DecoderConfig, Flat]:
 
 
 @pytest.fixture(scope="module")
-def golden(base: tuple[DecoderConfig, Flat]) -> Golden:
-    return load_golden(weights_digest(base[1]))
+def prompts(base_folder: Path, root: Path) -> list[list[int]]:
+    """The tokens of the golden file's prompts."""
+    tokenizer, asked = Tokenizer.load(base_folder), read_json(root / "tests" / "parity" / "prompts.json")
+    return [tokenizer.encode(p["text"]) if "text" in p else tokenizer.chat(p["messages"]) for p in asked]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,8 @@ def every_logit(engine: OrtEngine, prompts: Sequence[Sequence[int]]) -> list[np.
     return [line for line in lines if line is not None]
 
 
-def test_float32_equals_the_golden_file(open_variant: Open, golden: Golden, record_property) -> None:
+def test_float32_equals_the_golden_file(open_variant: Open, base: tuple[DecoderConfig, Flat], record_property) -> None:
+    golden = load_golden(weights_digest(base[1]))
     engine = open_variant("fp32", slots=len(golden.prompts))
 
     def logits(tokens: Sequence[int]) -> np.ndarray:
@@ -98,22 +102,21 @@ def greedy_together(
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_float_products_equal_the_jax_decoder(
-    open_variant: Open, base: tuple[DecoderConfig, Flat], golden: Golden, root: Path, precision: str
+    open_variant: Open, base: tuple[DecoderConfig, Flat], prompts: list[list[int]], root: Path, precision: str
 ) -> None:
     """Accuracy level 0: the same codes and scales multiplied in float32 by two runtimes."""
     config, flat = base
     rules = read_params(root / "params.yaml")["quantize"]["rules"]
     model = to_model(config, dequantize(rounded(flat, rules, precision)))
-    prompt = max((p.tokens for p in golden.prompts), key=len)
+    prompt = max(prompts, key=len)
     (ours,) = every_logit(open_variant(precision, accuracy_level=0), [prompt])
     places = jnp.arange(len(prompt))[None]
     theirs = np.asarray(model.logits(model.hidden(jnp.asarray([prompt], jnp.int32), places)))[0]
     assert np.abs(ours - theirs).max() <= MAX_DELTA
 
 
-def test_served_int8_is_near_lossless(open_variant: Open, golden: Golden, record_property) -> None:
+def test_served_int8_is_near_lossless(open_variant: Open, prompts: list[list[int]], record_property) -> None:
     """KL to the float32 weights at most 0.01 nats, the project's bound for what it serves; seen: about 0.005."""
-    prompts = [prompt.tokens for prompt in golden.prompts]
     parent, served = (every_logit(open_variant(precision), prompts) for precision in ("fp32", "int8"))
     found = [divergence(p, q) for p, q in zip(parent, served, strict=True)]
     kl, agree = (np.concatenate([row[i] for row in found]).mean() for i in (0, 1))
@@ -129,14 +132,13 @@ def divergence(parent: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.nd
     return (np.exp(p) * (p - q)).sum(axis=-1), parent.argmax(axis=-1) == other.argmax(axis=-1)
 
 
-def test_greedy_tokens_are_the_same_alone_and_batched(open_variant: Open, golden: Golden) -> None:
+def test_greedy_tokens_are_the_same_alone_and_batched(open_variant: Open, prompts: list[list[int]]) -> None:
     """The served int8 weights: eight rows of different lengths at once, and each alone."""
-    prompts = [prompt.tokens for prompt in golden.prompts[:8]]
     engine = open_variant("int8", slots=8)
-    together = greedy_together(engine, prompts, 24)
+    together = greedy_together(engine, prompts[:8], 24)
     for slot in range(8):
         engine.release(slot)
-    for prompt in prompts:
+    for prompt in prompts[:8]:
         assert greedy_together(engine, [prompt], 24)[tuple(prompt)] == together[tuple(prompt)]
         engine.release(0)
     engine.close()

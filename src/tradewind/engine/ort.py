@@ -28,8 +28,8 @@ from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
 from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
 
-CHUNK = 256
-"""Tokens of a prompt that one call runs at most: bounds the memory of activations; chunks change no token."""
+CHUNK = 128
+"""Tokens of a prompt that one call runs at most: attention computes the masked half of a chunk, too. Chunks are exact."""
 KV = NDArray[np.float32]
 LOAD_ERRORS = (
     runtime.EPFail,
