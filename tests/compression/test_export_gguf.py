@@ -1,6 +1,7 @@
 """One set of integers in three containers: safetensors, GGUF and ONNX hold equal codes and equal scales."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -10,14 +11,25 @@ from tests.compression.onnx_file import initializers
 from tests.compression.tiny import CONFIG, rules, tiny_flat, tiny_tokenizer
 from tradewind.compression.export_gguf import export_gguf
 from tradewind.compression.export_onnx import export_onnx
-from tradewind.compression.quantize import Blocks, dequantize, load_tensors, quantize, save_tensors
+from tradewind.compression.quantize import Blocks, Tensor, dequantize, load_tensors, quantize, save_tensors
+from tradewind.compression.rules import read_rules
+from tradewind.config import read_params
+from tradewind.model.decoder import DecoderConfig
 from tradewind.model.gguf import load_gguf
+from tradewind.model.tokenizer import Tokenizer
+from tradewind.model.weights import load_hf
 
 Numbers = tuple[np.ndarray, np.ndarray]
 """Codes [out, in] as signed integers, scales [out, in / 32] as float16."""
 
 PARTS = {"q": "attn_q", "k": "attn_k", "v": "attn_v"}
-HEADS = {"q": CONFIG.num_heads, "k": CONFIG.num_kv_heads}
+ALONE = {
+    "o": ("self_attn.o_proj", "attn_output"),
+    "gate": ("mlp.gate_proj", "ffn_gate"),
+    "up": ("mlp.up_proj", "ffn_up"),
+    "down": ("mlp.down_proj", "ffn_down"),
+}
+"""Name in the graph -> Hugging Face's and GGUF's."""
 
 
 def from_gguf(data: np.ndarray, bits: int) -> Numbers:
@@ -52,38 +64,52 @@ def same(one: Numbers, two: Numbers) -> bool:
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_three_containers_hold_the_same_integers(tmp_path, dtype):
-    bits = int(dtype[3:])
-    made = quantize(tiny_flat(), rules(dtype))
-    save_tensors(tmp_path / "model.safetensors", made)
-    tensors = load_tensors(tmp_path / "model.safetensors")
-    export_gguf(tmp_path, CONFIG, tensors, tiny_tokenizer(), {"general.name": "tiny"})
-    export_onnx(tmp_path, CONFIG, tensors)
-    stored = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
-    graph = initializers(tmp_path)
+    in_three_containers(tmp_path, CONFIG, quantize(tiny_flat(), rules(dtype)), tiny_tokenizer())
 
-    def ours(name: str, order: Callable[[np.ndarray], np.ndarray] = lambda rows: rows) -> Numbers:
-        tensor = tensors[name]
+
+@pytest.mark.needs_base
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_three_containers_hold_the_same_integers_of_the_base(tmp_path, base_folder, root, dtype):
+    config, flat = load_hf(base_folder)
+    served = read_rules(read_params(root / "params.yaml")["quantize"]["rules"][dtype])
+    in_three_containers(tmp_path, config, quantize(flat, served), Tokenizer.load(base_folder))
+    for path in tmp_path.iterdir():
+        path.unlink()  # half a gigabyte that pytest would keep
+
+
+def in_three_containers(folder: Path, config: DecoderConfig, made: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+    """Write all three, read each back with code of its own, compare every codes and scales byte for byte."""
+    save_tensors(folder / "model.safetensors", made)
+    tensors = load_tensors(folder / "model.safetensors")
+    export_gguf(folder, config, tensors, tokenizer, {"general.name": "test"})
+    export_onnx(folder, config, tensors)
+    stored = {t.name: t.data for t in gguf.GGUFReader(folder / "model.gguf").tensors}
+    graph = initializers(folder)
+
+    def ours(name: str) -> tuple[int, Numbers]:
+        tensor = tensors[f"{name}.weight"]
         assert isinstance(tensor, Blocks)
-        return np.ascontiguousarray(order(tensor.codes)), np.ascontiguousarray(order(tensor.scales))
+        return tensor.bits, (tensor.codes, tensor.scales)
 
-    table = ours("model.embed_tokens.weight")
+    def onnx(name: str, bits: int) -> Numbers:
+        return from_onnx(graph[f"{name}.codes"], graph[f"{name}.scales"], bits)
+
+    bits, table = ours("model.embed_tokens")
     assert same(table, from_gguf(stored["token_embd.weight"], bits))
-    assert same(table, from_onnx(graph["embed_tokens.codes"], graph["embed_tokens.scales"], bits))
-    for layer in range(CONFIG.num_layers):
+    assert same(table, onnx("embed_tokens", bits))
+    for layer in range(config.num_layers):
         name = f"model.layers.{layer}"
-        names = {"o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
-        others = {"o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
-        for key, part in names.items():
-            want = ours(f"{name}.{part}.weight")
-            assert same(want, from_gguf(stored[f"blk.{layer}.{others[key]}.weight"], bits))
-            assert same(want, from_onnx(graph[f"{name}.{key}.codes"], graph[f"{name}.{key}.scales"], bits))
-        rows = [ours(f"{name}.self_attn.{part}_proj.weight") for part in PARTS]
-        whole = np.concatenate([codes for codes, _ in rows]), np.concatenate([scales for _, scales in rows])
-        assert same(whole, from_onnx(graph[f"{name}.qkv.codes"], graph[f"{name}.qkv.scales"], bits))
-        for part, theirs in PARTS.items():
-            heads = HEADS.get(part)
-            want = ours(f"{name}.self_attn.{part}_proj.weight", lambda r, h=heads: in_pairs(r, h) if h else r)
+        for key, (part, theirs) in ALONE.items():
+            bits, want = ours(f"{name}.{part}")
             assert same(want, from_gguf(stored[f"blk.{layer}.{theirs}.weight"], bits))
+            assert same(want, onnx(f"{name}.{key}", bits))
+        rows = [ours(f"{name}.self_attn.{part}_proj")[1] for part in PARTS]
+        whole = np.concatenate([codes for codes, _ in rows]), np.concatenate([scales for _, scales in rows])
+        assert same(whole, onnx(f"{name}.qkv", bits))
+        for (part, theirs), want in zip(PARTS.items(), rows, strict=True):
+            heads = {"q": config.num_heads, "k": config.num_kv_heads}.get(part)
+            moved = tuple(in_pairs(rows, heads) if heads else rows for rows in want)
+            assert same(moved, from_gguf(stored[f"blk.{layer}.{theirs}.weight"], bits))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
