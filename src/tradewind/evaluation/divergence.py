@@ -32,6 +32,11 @@ class Positions:
     prompts: int
     prompt_stride: int
 
+    def __str__(self) -> str:
+        gold = f"before each of the first {self.answer_positions} tokens of the gold answers"
+        prompts = f", after every {self.prompt_stride}th prompt token of {self.prompts} questions"
+        return gold + (prompts if self.prompts else "")
+
     def block(self, item: Scored) -> NDArray[np.float32]:
         """Logits [m, vocab] of the question's positions; with `prompts` 0, of its gold answer's alone."""
         gold = item.gold_logits[: self.answer_positions]

@@ -87,16 +87,16 @@ def likelihood_measurements(rows: Sequence[Row], seed: int) -> list[Measurement]
 
 def divergence_measurements(comparison: Comparison, seed: int) -> list[Measurement]:
     """kl_to_parent and top1_agreement; intervals resample questions, not positions."""
+    where = f"; positions: {comparison.positions}; reference: the variant's own fp32 weights"
     return [
-        _mean("kl_to_parent", "nat", comparison.kl, KL_FORMULA, seed),
-        _mean("top1_agreement", "1", comparison.same, AGREEMENT_FORMULA, seed),
+        _mean("kl_to_parent", "nat", comparison.kl, KL_FORMULA + where, seed),
+        _mean("top1_agreement", "1", comparison.same, AGREEMENT_FORMULA + where, seed),
     ]
 
 
 def teacher_measurement(comparison: Comparison, seed: int) -> Measurement:
-    formula = (
-        f"{KL_FORMULA}; reference: the teacher on the student's tokens, renormalised over the student's vocabulary"
-    )
+    reference = "reference: the teacher on the student's tokens, renormalised over the student's vocabulary"
+    formula = f"{KL_FORMULA}; positions: {comparison.positions}; {reference}"
     return _mean("kl_to_teacher", "nat", comparison.kl, formula, seed)
 
 

