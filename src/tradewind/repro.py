@@ -43,8 +43,8 @@ def main() -> None:
     options = parser.parse_args()
     root = Path.cwd()
     os.environ.setdefault("TRADEWIND_HOME", str(root / ".tradewind"))
+    params = compose(options.profile, options.overrides)
     with exclusive(root / ".tradewind" / "lock"):
-        params = compose(options.profile, options.overrides)
         folder = root if options.profile == "cpu" else working_copy(root, options.profile)
         write_params(params, folder / "params.yaml")
         if not options.compose_only:

@@ -8,8 +8,10 @@ from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import Flat, to_flat
 from tradewind.training.data import Packed, pack
 
-CONFIG = DecoderConfig(vocab_size=61, hidden_size=16, num_layers=5, num_heads=4, num_kv_heads=2, head_dim=4, mlp_size=24)
-WORDS = "array shape axis return value default raise error matrix index".split()
+CONFIG = DecoderConfig(
+    vocab_size=61, hidden_size=16, num_layers=5, num_heads=4, num_kv_heads=2, head_dim=4, mlp_size=24
+)
+WORDS = ["array", "shape", "axis", "return", "value", "default", "raise", "error", "matrix", "index"]
 
 
 def tiny_teacher() -> Flat:

@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_student(setting):
 
 def test_an_unknown_loss_or_type_is_a_user_error(setting):
     _, cache, student = setting
-    with pytest.raises(UserError, match="unknown loss 'attention' .choices: cross_entropy, logits, hidden"):
+    with pytest.raises(UserError, match=r"unknown loss 'attention' .choices: cross_entropy, logits, hidden"):
         distill(student.config, student.flat, cache, replace(CHOICE, losses={"attention": 1.0}), seed=0)
-    with pytest.raises(UserError, match="distill.dtype: unknown type 'int8'"):
+    with pytest.raises(UserError, match=r"distill\.dtype: unknown type 'int8'"):
         replace(CHOICE, dtype="int8")

@@ -39,7 +39,7 @@ def loss(config, flat, batches):
 
 def test_layerwise_running_is_the_whole_model(batches, teacher):
     model, batch = to_model(CONFIG, teacher), batches[0]
-    whole, states = model.hidden(batch.tokens, batch.positions, batch.segments, return_layers=True)
+    _, states = model.hidden(batch.tokens, batch.positions, batch.segments, return_layers=True)
     x, place = enter(model, batch)
     for ours, theirs in zip([x, *through(model.layers, x, place)], states, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -52,7 +52,9 @@ def test_nothing_pruned_is_the_original(batches, teacher, choice):
     assert all(np.array_equal(pruned.flat[name], array) for name, array in teacher.items())
 
 
-@pytest.mark.parametrize("choice", [PruneConfig(layers=3), PruneConfig(mlp_size=10), PruneConfig(layers=4, mlp_size=16)])
+@pytest.mark.parametrize(
+    "choice", [PruneConfig(layers=3), PruneConfig(mlp_size=10), PruneConfig(layers=4, mlp_size=16)]
+)
 def test_a_pruned_student_has_its_shape_and_the_refit_helps(batches, teacher, choice):
     def student(ridge):
         shape = {"layers": choice.layers, "mlp_size": choice.mlp_size, "ridge": ridge}

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from tests.compression.distilling import CONFIG, tiny_rows, tiny_teacher
-from tradewind.compression.teacher_cache import HEADER_FILE, WEIGHTS_FILE, ask_teacher, data_digest, load_cache, save_cache
+from tradewind.compression.teacher_cache import (
+    HEADER_FILE,
+    WEIGHTS_FILE,
+    ask_teacher,
+    data_digest,
+    load_cache,
+    save_cache,
+)
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.model.weights import to_model
@@ -77,7 +84,7 @@ def test_another_version_or_a_damaged_file_is_refused(cache, tmp_path):
     save_cache(folder, cache, DIGESTS)
     content = (folder / WEIGHTS_FILE).read_bytes()
     (folder / WEIGHTS_FILE).write_bytes(content[:-1])
-    with pytest.raises(UserError, match="not the file that header.json describes"):
+    with pytest.raises(UserError, match=r"not the file that header\.json describes"):
         load_cache(folder, DIGESTS)
     write_json(folder / HEADER_FILE, read_json(folder / HEADER_FILE) | {"version": 99})
     with pytest.raises(UserError, match="teacher cache of version 99, this code reads 1"):
