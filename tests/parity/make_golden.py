@@ -22,6 +22,7 @@ TOP, GREEDY = 32, 64
 
 
 def main(gguf: Path, tokenizer_folder: Path) -> None:
+    torch.set_num_threads(1)  # one order of sums
     torch.set_grad_enabled(False)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, attn_implementation="eager"

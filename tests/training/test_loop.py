@@ -25,15 +25,16 @@ PLAIN = OptimizerConfig(learning_rate=1e-2, warmup=0.0)
 
 
 def test_loss_of_packed_rows_is_that_of_each_sample_alone(model):
-    """Reference without packing: every sample in a row of its own, full logits, a loop over target tokens."""
+    """Reference without packing: every sample in a row of its own, all logits, a loop over target tokens."""
     samples = tiny_samples(9)
     packed = pack(samples, 40)
     batch, targets = PackedExamples(packed).take(np.arange(len(packed)))
     loss, _ = CrossEntropy()(run_model(model, batch), targets)
     total = count = 0.0
     for ids, mask in samples:
-        tokens = np.array([ids], np.int32)
-        logits = np.asarray(model.logits(model.hidden(tokens, np.arange(len(ids))[None])))[0].astype(np.float64)
+        tokens = np.zeros((1, 20), np.int32)  # causal: what follows a sample cannot reach it
+        tokens[0, : len(ids)] = ids
+        logits = np.asarray(model.logits(model.hidden(tokens, np.arange(20)[None])))[0].astype(np.float64)
         for i in range(1, len(ids)):
             if mask[i]:
                 total += np.log(np.exp(logits[i - 1]).sum()) - logits[i - 1][ids[i]]

@@ -1,7 +1,7 @@
 """What the tests of resuming and of the mesh run in a process of its own.
 
 python -m tests.training.worker resume CHECKPOINTS OUT [PAUSE]: train, write the weights; sleep PAUSE s a step.
-python -m tests.training.worker mesh DATA FSDP TENSOR: train on a mesh, print the losses as JSON.
+python -m tests.training.worker mesh DATA,FSDP,TENSOR,LORA ...: train on each mesh, print the losses as JSON.
 """
 
 import json
@@ -35,20 +35,23 @@ class Slow(PackedExamples):
 def run(model: Decoder, mesh: MeshConfig, checkpoints: Checkpoints | None = None, lora: bool = False) -> TrainResult:
     if lora:
         adapt(model, LoRAConfig(2, 4.0), nnx.Rngs(1))
-    config = TrainConfig(1500, 8, OptimizerConfig(1e-2, weight_decay=0.1), checkpoint_every=2, mesh=mesh)
+    config = TrainConfig(1200, 8, OptimizerConfig(1e-2, weight_decay=0.1), checkpoint_every=2, mesh=mesh)
     examples = Slow(pack(tiny_samples(40), 24))
     return train(
         model, examples, CrossEntropy(), config, trainable=nnx.LoRAParam if lora else nnx.Param, checkpoints=checkpoints
     )
 
 
+def mesh_losses(data: int, fsdp: int, tensor: int, lora: int) -> list[float]:
+    result = run(Decoder(TINY, rngs=nnx.Rngs(0)), MeshConfig(data, fsdp, tensor), lora=bool(lora))
+    return [entry["loss"] for entry in result.log]
+
+
 def main(mode: str, *arguments: str) -> None:
-    model = Decoder(TINY, rngs=nnx.Rngs(0))
     if mode == "mesh":
-        data, fsdp, tensor, lora = map(int, arguments)
-        result = run(model, MeshConfig(data, fsdp, tensor), lora=bool(lora))
-        print(json.dumps([entry["loss"] for entry in result.log]))
+        print(json.dumps({shape: mesh_losses(*map(int, shape.split(","))) for shape in arguments}))
         return
+    model = Decoder(TINY, rngs=nnx.Rngs(0))
     folder, out, *pause = arguments
     Slow.pause = float(pause[0]) if pause else 0.0
     result = run(model, MeshConfig(), Checkpoints(folder))
