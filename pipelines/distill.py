@@ -5,7 +5,7 @@ import shutil
 from tradewind.compression.distill import DistillConfig, distill
 from tradewind.compression.teacher_cache import load_cache
 from tradewind.config import build, run, stage_params
-from tradewind.files import write_json
+from tradewind.files import read_json, write_json
 from tradewind.model.base import save_checkpoint
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf
@@ -21,7 +21,8 @@ def main() -> None:
     choice = build(DistillConfig, params, "distill")
     tokenizer = Tokenizer.load(INITIAL)
     config, flat = load_hf(INITIAL)
-    cache = load_cache(CACHE, {"tokenizer": tokenizer.digest})
+    teacher = read_json(f"{INITIAL}/vocabulary.json")["teacher_digest"]
+    cache = load_cache(CACHE, {"tokenizer": tokenizer.digest, "teacher": teacher})
     checkpoints = Checkpoints(
         run_folder("distill", params | context, [f"{INITIAL}/model.safetensors", f"{CACHE}/header.json"])
     )
