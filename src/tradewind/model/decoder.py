@@ -234,7 +234,7 @@ class Decoder(nnx.Module):
         """
         mask = causal_mask(tokens.shape, segments)
         rotation = rotary(positions, self.config.head_dim, self.config.rope_base)
-        apply = nnx.remat(Layer.__call__) if remat else Layer.__call__
+        apply = recomputed if remat else Layer.__call__
         states = [self.embed(tokens)]
         for layer in self.layers:
             states.append(apply(layer, states[-1], rotation, mask))
@@ -290,6 +290,13 @@ class Decoder(nnx.Module):
         """`advance`, then logits [B,T,V] float32 of every token."""
         hidden, cache = self.advance(tokens, positions, cache, context, rows)
         return self.logits(hidden), cache
+
+
+def recomputed(layer: Layer, x: jax.Array, rotation: tuple[jax.Array, jax.Array], mask: jax.Array) -> jax.Array:
+    """`layer(x, rotation, mask)`, computed again in the backward pass; pure, so it works under every transformation."""
+    graph, state = nnx.split(layer)
+    run = jax.checkpoint(lambda state, *inputs: nnx.merge(graph, state)(*inputs))
+    return run(state, x, rotation, mask)
 
 
 def init_cache(config: DecoderConfig, rows: int, length: int, dtype: DTypeLike = jnp.float32) -> Cache:
