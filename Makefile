@@ -4,6 +4,7 @@ MODEL   ?= champion
 ENGINE  ?= ort
 PORT    ?= 8000
 PYTHON  ?= python3.11
+SHELL   := /bin/bash
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
