@@ -52,8 +52,8 @@ def module_rows(package: str, module: types.ModuleType, name: str) -> Iterator[d
             value = getattr(module, key)
             if not isinstance(value, _SKIP) and belongs(package, module, value, declared):
                 yield from object_rows(name + "." + key, value)
-        except Exception:
-            continue
+        except Exception as error:  # a foreign attribute may raise anything; one bad name must not cost the module
+            print(f"{name}.{key}: passed over ({type(error).__name__})", file=sys.stderr)
 
 
 def belongs(package: str, module: types.ModuleType, value: object, declared: bool) -> bool:
