@@ -24,12 +24,12 @@ Numbers = tuple[np.ndarray, np.ndarray]
 
 PARTS = {"q": "attn_q", "k": "attn_k", "v": "attn_v"}
 ALONE = {
-    "o": ("self_attn.o_proj", "attn_output"),
-    "gate": ("mlp.gate_proj", "ffn_gate"),
-    "up": ("mlp.up_proj", "ffn_up"),
-    "down": ("mlp.down_proj", "ffn_down"),
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }
-"""Name in the graph -> Hugging Face's and GGUF's."""
+"""Hugging Face's name, which is the graph's, -> GGUF's."""
 
 
 def from_gguf(data: np.ndarray, bits: int) -> Numbers:
@@ -96,16 +96,16 @@ def in_three_containers(folder: Path, config: DecoderConfig, made: Mapping[str, 
 
     bits, table = ours("model.embed_tokens")
     assert same(table, from_gguf(stored["token_embd.weight"], bits))
-    assert same(table, onnx("embed_tokens", bits))
+    assert same(table, onnx("model.embed_tokens", bits))
     for layer in range(config.num_layers):
         name = f"model.layers.{layer}"
-        for key, (part, theirs) in ALONE.items():
+        for part, theirs in ALONE.items():
             bits, want = ours(f"{name}.{part}")
             assert same(want, from_gguf(stored[f"blk.{layer}.{theirs}.weight"], bits))
-            assert same(want, onnx(f"{name}.{key}", bits))
+            assert same(want, onnx(f"{name}.{part}", bits))
         rows = [ours(f"{name}.self_attn.{part}_proj")[1] for part in PARTS]
         whole = np.concatenate([codes for codes, _ in rows]), np.concatenate([scales for _, scales in rows])
-        assert same(whole, onnx(f"{name}.qkv", bits))
+        assert same(whole, onnx(f"{name}.self_attn.qkv", bits))
         for (part, theirs), want in zip(PARTS.items(), rows, strict=True):
             heads = {"q": config.num_heads, "k": config.num_kv_heads}.get(part)
             moved = tuple(in_pairs(rows, heads) if heads else rows for rows in want)

@@ -57,11 +57,11 @@ def test_weights_are_the_codes_and_scales(tmp_path, precision):
         name = f"model.layers.{layer}"
         down = tensors[f"{name}.mlp.down_proj.weight"]
         assert isinstance(down, Blocks)
-        assert stored[f"{name}.down.codes"].shape == (64, 96 // 32, 4 * bits)
-        assert np.array_equal(stored[f"{name}.down.scales"], down.scales.astype(np.float32))
+        assert stored[f"{name}.mlp.down_proj.codes"].shape == (64, 96 // 32, 4 * bits)
+        assert np.array_equal(stored[f"{name}.mlp.down_proj.scales"], down.scales.astype(np.float32))
         qkv = [tensors[f"{name}.self_attn.{part}_proj.weight"] for part in "qkv"]
         codes = np.concatenate([part.codes for part in qkv if isinstance(part, Blocks)])
-        raw = stored[f"{name}.qkv.codes"].reshape(len(codes), -1)
+        raw = stored[f"{name}.self_attn.qkv.codes"].reshape(len(codes), -1)
         halves = [raw] if bits == 8 else [raw & 15, raw >> 4]
         unpacked = np.stack(halves, axis=-1).reshape(codes.shape).astype(np.int16) - 2 ** (bits - 1)
         assert np.array_equal(unpacked, codes)
@@ -70,9 +70,17 @@ def test_weights_are_the_codes_and_scales(tmp_path, precision):
 def test_the_tied_table_is_stored_once(tmp_path):
     export_onnx(tmp_path, CONFIG, quantize(tiny_flat(), rules("int8")))
     stored = initializers(tmp_path)
-    assert stored["embed_tokens.codes"].tobytes() == stored["head.codes"].tobytes()
+    assert stored["model.embed_tokens.codes"].tobytes() == stored["head.codes"].tobytes()
     unique = sum(array.nbytes for name, array in stored.items() if name != "head.codes")
     assert unique <= (tmp_path / "model.onnx.data").stat().st_size < unique + 4096 * len(stored)
+
+
+def test_float_weights_are_those_of_the_safetensors_file(tmp_path):
+    assert export_onnx(tmp_path, CONFIG, tiny_flat()) == ["model.onnx", "model.onnx.data", "model.safetensors"]
+    stored = initializers(tmp_path)
+    assert all(np.array_equal(stored[name], array) for name, array in tiny_flat().items())
+    rest = sum(array.nbytes for name, array in stored.items() if name not in tiny_flat())
+    assert (tmp_path / "model.onnx.data").stat().st_size < rest + 4096 * len(stored)
 
 
 def test_operators_are_the_documented_ones(tmp_path):

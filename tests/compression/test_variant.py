@@ -40,7 +40,10 @@ def test_manifest_says_what_the_files_are(folder):
 def test_float_variants_have_no_parent_and_no_gguf(tmp_path):
     manifest = tiny_variant(tmp_path / "v", "fp32")
     assert manifest.parent is None
-    assert manifest.files == {"ort": ["model.onnx", "model.onnx.data"], "jax": ["model.safetensors"]}
+    assert manifest.files == {
+        "ort": ["model.onnx", "model.onnx.data", "model.safetensors"],
+        "jax": ["model.safetensors"],
+    }
     assert manifest.weights_digest == weights_digest(tiny_flat())
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from tradewind.compression.export_gguf import export_gguf
-from tradewind.compression.export_onnx import DATA_FILE, SERVED_ACCURACY, export_onnx
-from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor, dequantize
+from tradewind.compression.export_onnx import GRAPH_FILE, SERVED_ACCURACY, export_onnx
+from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
 from tradewind.compression.variant import LICENCE, Manifest, file_digests, save_manifest, split_name
 from tradewind.files import atomic_path
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
-from tradewind.model.weights import WEIGHTS_FILE, weights_digest, write_safetensors
+from tradewind.model.weights import WEIGHTS_FILE, weights_digest
 
 
 def write_variant(
@@ -35,7 +35,6 @@ def write_variant(
     with atomic_path(folder) as made:
         files = {"ort": export_onnx(made, config, tensors, accuracy_level)}
         if precision == "fp32":  # the same bytes as the model's own file: DVC's cache keeps them once
-            write_safetensors(made / WEIGHTS_FILE, dequantize(tensors))
             files["jax"] = [WEIGHTS_FILE]
         else:
             about = {"general.name": f"tradewind {name}", "general.license": LICENCE.lower()}
@@ -47,7 +46,7 @@ def write_variant(
             precision=precision,
             parent=None if precision == "fp32" else f"{model}-fp32",
             parameters=config.num_parameters,
-            bytes=(made / DATA_FILE).stat().st_size,
+            bytes=sum((made / name).stat().st_size for name in files["ort"] if name != GRAPH_FILE),
             weights_digest=tensors_digest(tensors),
             tokenizer_digest=tokenizer.digest,
             template_digest=tokenizer.template_digest,

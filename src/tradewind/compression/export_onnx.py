@@ -18,8 +18,11 @@ Every row needs room in S for its length before the call and T more, though noth
 
 Files: `model.onnx` (the graph) and `model.onnx.data` (the weights, in Hugging Face layout [out, in]; the tied embedding
 is stored once and read by the lookup and by the head). Scales are the float16 scales widened to float32: exact.
+Where nothing is quantized, the weights are those of `model.safetensors`, which the graph points into: stored once, for
+every engine.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +36,7 @@ from tradewind.compression.variant import MAX_FEED
 from tradewind.errors import UserError
 from tradewind.files import atomic_path
 from tradewind.model.decoder import DecoderConfig
+from tradewind.model.weights import WEIGHTS_FILE, write_safetensors
 
 GRAPH_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 SERVED_ACCURACY = 4
@@ -47,21 +51,28 @@ IR_VERSION = 10
 def export_onnx(
     folder: Path, config: DecoderConfig, tensors: Mapping[str, Tensor], accuracy_level: int = SERVED_ACCURACY
 ) -> list[str]:
-    """Write `model.onnx` and `model.onnx.data` into `folder`; their names. The same input gives the same bytes."""
-    graph = GraphBuilder()
-    _decoder(graph, config, dict(tensors), accuracy_level)
+    """Write `model.onnx` and the files that it points into to `folder`; their names. The same input gives the same
+    bytes."""
     folder.mkdir(parents=True, exist_ok=True)
+    whole = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Blocks)}
+    quantized = len(whole) < len(tensors)
+    if not quantized:
+        write_safetensors(folder / WEIGHTS_FILE, whole)
+    graph = GraphBuilder(stored={} if quantized else safetensors_offsets(folder / WEIGHTS_FILE))
+    _decoder(graph, config, dict(tensors), accuracy_level)
     with atomic_path(folder / DATA_FILE) as data:
         graph.write_data(data)
     with atomic_path(folder / GRAPH_FILE) as path:
         ir.save(graph.model(), path, format="protobuf")
-    return [GRAPH_FILE, DATA_FILE]
+    return [GRAPH_FILE, DATA_FILE] if quantized else [GRAPH_FILE, DATA_FILE, WEIGHTS_FILE]
 
 
 @dataclass
 class GraphBuilder:
-    """Nodes, inputs, outputs, and weights laid out in one data file."""
+    """Nodes, inputs, outputs, and weights laid out in one data file, but for those `stored` in `model.safetensors` (name
+    -> offset in bytes)."""
 
+    stored: Mapping[str, int] = field(default_factory=dict)
     nodes: list[ir.Node] = field(default_factory=list)
     inputs: list[ir.Value] = field(default_factory=list)
     outputs: list[ir.Value] = field(default_factory=list)
@@ -81,14 +92,16 @@ class GraphBuilder:
     def weight(
         self, name: str, array: NDArray[np.generic], views: Mapping[str, Sequence[int]] | None = None
     ) -> ir.Value:
-        """An initializer in the data file. `views` are further initializers (name -> shape) over the same bytes."""
+        """An initializer in one of the files. `views` are further initializers (name -> shape) over the same bytes."""
         array = np.ascontiguousarray(array)
-        offset = -(-self._size // ALIGN) * ALIGN
-        self._arrays.append((offset, array))
-        self._size = offset + array.nbytes
+        file, offset = WEIGHTS_FILE, self.stored.get(name, -1)
+        if offset < 0:
+            file, offset = DATA_FILE, -(-self._size // ALIGN) * ALIGN
+            self._arrays.append((offset, array))
+            self._size = offset + array.nbytes
         for key, shape in {name: array.shape, **(views or {})}.items():
             dtype = ir.DataType.from_numpy(array.dtype)
-            tensor = ir.ExternalTensor(DATA_FILE, offset, array.nbytes, dtype, shape=ir.Shape(shape), name=key)
+            tensor = ir.ExternalTensor(file, offset, array.nbytes, dtype, shape=ir.Shape(shape), name=key)
             self.weights[key] = ir.Value(name=key, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
         return self.weights[name]
 
@@ -186,18 +199,23 @@ def _layer(
         return _take(tensors, f"{name}.{part}.weight")
 
     normed, residual = _norm(g, config, matrix("input_layernorm"), f"{name}.input_layernorm", branch, residual)
-    qkv = stack_rows([matrix(f"self_attn.{part}_proj") for part in "qkv"])
-    mixed = _attention(g, config, _linear(g, normed, qkv, f"{name}.qkv", accuracy), layer, shared)
-    attended = _linear(g, mixed, matrix("self_attn.o_proj"), f"{name}.o", accuracy)
+    heads = {part: matrix(f"self_attn.{part}_proj") for part in "qkv"}
+    queries: list[ir.Value | None]
+    if g.stored:
+        queries = [_linear(g, normed, heads[part], f"{name}.self_attn.{part}_proj", accuracy) for part in "qkv"]
+    else:
+        queries = [_linear(g, normed, stack_rows(list(heads.values())), f"{name}.self_attn.qkv", accuracy), None, None]
+    mixed = _attention(g, config, queries, layer, shared)
+    attended = _linear(g, mixed, matrix("self_attn.o_proj"), f"{name}.self_attn.o_proj", accuracy)
 
     gamma = matrix("post_attention_layernorm")
     normed, residual = _norm(g, config, gamma, f"{name}.post_attention_layernorm", attended, residual)
-    gate = _linear(g, normed, matrix("mlp.gate_proj"), f"{name}.gate", accuracy)
-    up = _linear(g, normed, matrix("mlp.up_proj"), f"{name}.up", accuracy)
+    gate = _linear(g, normed, matrix("mlp.gate_proj"), f"{name}.mlp.gate_proj", accuracy)
+    up = _linear(g, normed, matrix("mlp.up_proj"), f"{name}.mlp.up_proj", accuracy)
     (sigmoid,) = g.node("Sigmoid", [gate], f"{name}.sigmoid")
     (silu,) = g.node("Mul", [gate, sigmoid], f"{name}.silu")
     (gated,) = g.node("Mul", [silu, up], f"{name}.gated")
-    return _linear(g, gated, matrix("mlp.down_proj"), f"{name}.down", accuracy), residual
+    return _linear(g, gated, matrix("mlp.down_proj"), f"{name}.mlp.down_proj", accuracy), residual
 
 
 def _norm(
@@ -216,12 +234,15 @@ def _norm(
     return outputs[0], outputs[3]
 
 
-def _attention(g: GraphBuilder, config: DecoderConfig, qkv: ir.Value, layer: int, shared: _Shared) -> ir.Value:
+def _attention(
+    g: GraphBuilder, config: DecoderConfig, queries: list[ir.Value | None], layer: int, shared: _Shared
+) -> ir.Value:
+    """`queries`: queries, keys and values, or all three in one and nothing for the others."""
     shape = ("batch", config.num_kv_heads, "positions_held", config.head_dim)
     floats = ir.DataType.FLOAT
     past = [g.input(f"past_key_values.{layer}.{half}", floats, shape) for half in ("key", "value")]
     place = [shared.last_positions, shared.longest, shared.cosines, shared.sines]
-    inputs = [qkv, None, None, *past, *place, *[None] * 7, shared.query_lengths]
+    inputs = [*queries, *past, *place, *[None] * 7, shared.query_lengths]
     heads = {"num_heads": config.num_heads, "kv_num_heads": config.num_kv_heads, "do_rotary": 1}
     name = f"model.layers.{layer}.attention"
     mixed, *present = g.node("GroupQueryAttention", inputs, name, heads, MICROSOFT, outputs=3)
@@ -247,6 +268,14 @@ def _product(
     return g.node("MatMulNBits", [x, codes, scales], name, attributes, MICROSOFT)[0]
 
 
+def safetensors_offsets(path: Path) -> dict[str, int]:
+    """Where each tensor starts in the file: after 8 bytes of the header's length, the header, and what it says."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: 8 + length + facts["data_offsets"][0] for name, facts in header.items() if name != "__metadata__"}
+
+
 def packed(weight: Blocks) -> NDArray[np.uint8]:
     """Codes as ONNX Runtime has them: uint8 with zero point 128 (8 bits), or two a byte with zero point 8 (4 bits)."""
     return pack4(weight.codes) if weight.bits == 4 else (weight.codes.view(np.uint8) ^ np.uint8(128))
@@ -260,10 +289,10 @@ class _Embedding:
         if isinstance(table, Blocks):
             codes = packed(table)
             blocks = (len(codes), table.scales.shape[1], BLOCK * table.bits // 8)
-            self.rows = g.weight("embed_tokens.codes", codes, views={"head.codes": blocks})
-            self.scales = g.weight("embed_tokens.scales", table.scales.astype(np.float32))
+            self.rows = g.weight("model.embed_tokens.codes", codes, views={"head.codes": blocks})
+            self.scales = g.weight("model.embed_tokens.scales", table.scales.astype(np.float32))
         else:
-            self.rows = g.weight("embed_tokens.weight", table)
+            self.rows = g.weight("model.embed_tokens.weight", table)
 
     def lookup(self, ids: ir.Value) -> ir.Value:
         if isinstance(self.table, Blocks):
