@@ -16,6 +16,7 @@ from tradewind.engine.scheduler import Scheduler, SchedulerSettings
 from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.serving.app import create_app
 from tradewind.serving.keys import Keyring
+from tradewind.serving.middleware import Observer
 from tradewind.serving.server import Server, bind, config_of
 from tradewind.serving.settings import ServeSettings
 
@@ -63,11 +64,12 @@ def serving(
     keys: Keyring | None = None,
     tokenizer: Tokenizer | None = None,
     model: str = "mock",
+    traces: Observer | None = None,
 ) -> Iterator[Served]:
     tokenizer = tokenizer or ByteTokenizer()
     scheduler = Scheduler(engine, tokenizer, SchedulerSettings(max_waiting=settings.max_waiting))
     listener = bind("127.0.0.1", 0)
-    server = Server(config_of(create_app(scheduler, tokenizer, model, settings, keys), settings))
+    server = Server(config_of(create_app(scheduler, tokenizer, model, settings, keys, traces=traces), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)

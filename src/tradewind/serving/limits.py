@@ -7,7 +7,7 @@ refused; 3. when it is over, the tokens of its answers are added, which may over
 Windows are fixed: they open with the first call and close a minute or a day later, so that one counter and one command
 per window suffice, in memory or in Redis; up to twice the limit can pass around the moment between two windows.
 Answers under way are not reserved for: calls that run at once may overdraw by what they generate.
-A store that fails or is slow limits nobody: one line is logged, and it is left alone for a while.
+A store that fails or is slow limits nobody: one line is logged an outage, and it is asked again after a pause.
 """
 
 import asyncio
@@ -99,6 +99,7 @@ class Limiter:
     def __init__(self, storage: Storage) -> None:
         self._strategy = FixedWindowRateLimiter(storage)
         self._closed_until = 0.0
+        self._failed = False
 
     def account(self, principal: Principal) -> "Account":
         return Account(self, windows(principal))
@@ -128,13 +129,15 @@ class Limiter:
             return otherwise
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
-                return await question()
+                answer = await question()
         except Exception as error:  # whatever the store's client raises: limits must not take the service down
             self._closed_until = time.monotonic() + STORE_PAUSE
-            log.warning(
-                "the store of limits failed (%s: %s): no limits for %.0f s", type(error).__name__, error, STORE_PAUSE
-            )
+            if not self._failed:
+                log.warning("the store of limits failed, nobody is limited: %s: %s", type(error).__name__, error)
+            self._failed = True
             return otherwise
+        self._failed = False
+        return answer
 
 
 async def _all(questions: Iterable[Awaitable[T]]) -> list[T]:
