@@ -56,7 +56,7 @@ def test_the_first_chunk_after_a_pause_is_waited_for() -> None:
                 return other.get("/ready").status_code
 
         probe = pool.submit(ready)
-        assert not probe.done()
+        until(lambda: len(served.server.server_state.tasks) == 2)  # the call and the probe
         engine.gate.set()
         assert probe.result(WAIT) == call.result(WAIT).status_code == 200
 

@@ -6,6 +6,7 @@ Prompts and answers are never exported. Not covered: logs, gRPC.
 """
 
 import os
+import threading
 from dataclasses import dataclass
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -25,6 +26,7 @@ from tradewind.serving.meter import Meter
 
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 SCOPE = "tradewind.serving"
+CLOSE_S = 4.0
 
 
 class Telemetry:
@@ -33,8 +35,9 @@ class Telemetry:
     def __init__(self, model: str) -> None:
         self.model = model
         resource = Resource.create({} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "tradewind"})
-        self._metrics = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
-        self._traces = TracerProvider(resource=resource)
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+        self._metrics = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+        self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._traces.get_tracer(SCOPE)
         meter = self._metrics.get_meter(SCOPE)
@@ -51,9 +54,10 @@ class Telemetry:
         return TracedCall(self, self._tracer.start_span(f"{kind} {self.model}", parent, SpanKind.SERVER))
 
     def close(self) -> None:
-        """Export what is left; an endpoint that does not answer is not waited for long."""
-        self._traces.shutdown()
-        self._metrics.shutdown()
+        """Export what is left; an endpoint that does not answer is waited for CLOSE_S seconds."""
+        for end in [threading.Thread(target=one.shutdown, daemon=True) for one in (self._traces, self._metrics)]:
+            end.start()
+            end.join(CLOSE_S / 2)
 
 
 @dataclass
