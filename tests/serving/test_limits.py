@@ -180,8 +180,11 @@ def test_a_store_that_is_down_limits_nobody(
     assert "nobody is limited" in caplog.text
 
 
-def test_stores_are_named_or_refused() -> None:
+def test_stores_are_named_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(open_storage("memory"), MemoryStorage)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install redis"):
+        open_storage("redis://127.0.0.1:6379")
     with pytest.raises(UserError, match="redis://HOST:PORT"):
         open_storage("sqlite://")
 

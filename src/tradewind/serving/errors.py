@@ -80,7 +80,7 @@ def refusal(error: Refused, param: str) -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    """Give every error of the app this shape."""
+    """Give every error of the app this shape; what nobody foresaw is the outermost middleware's."""
 
     async def own(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -92,10 +92,7 @@ def install(app: FastAPI) -> None:
         text = f"{error.detail}: {request.method} {request.url.path}"
         return JSONResponse(ApiError(code, text).body, error.status_code, error.headers)
 
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        return ApiError("engine_fault", "The server failed on this request.").response()
-
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]]
-    handlers = {ApiError: own, HTTPException: of_framework, Exception: unforeseen}
+    handlers = {ApiError: own, HTTPException: of_framework}
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

@@ -29,8 +29,8 @@ from tradewind.serving.keys import Limits, Principal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
-STORE_TIMEOUT, STORE_PAUSE = 0.25, 5.0
-"""Seconds that a call waits for the store, and for which a failed store is not asked again."""
+STORE_TIMEOUT, STORE_PAUSE = 0.1, 5.0
+"""Seconds that one question to the store takes at most (a call has six), and that a failed store is left alone."""
 MEMORY = "memory"
 
 

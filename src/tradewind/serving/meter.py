@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from tradewind.engine.requests import Delta, Done, Event, Request
+from tradewind.engine.requests import Delta, Done, Event, Failed, Request
 from tradewind.serving.keys import ANONYMOUS, Principal
 
 Admit = Callable[[int], Awaitable[None]]
@@ -78,3 +78,5 @@ class Meter:
                 self.finish_reasons.append(str(event.finish_reason))
         elif isinstance(event, Done):
             self._completion[place] = event.completion_tokens
+        elif isinstance(event, Failed):
+            self.finish_reasons.append("error")

@@ -44,7 +44,10 @@ def scope_of(path: str) -> str | None:
 
 
 class RequestId:
-    """X-Request-Id on every reply: the client's own where it is harmless, a fresh one elsewhere. Logs a line a call."""
+    """X-Request-Id on every reply: the client's own where it is harmless, a fresh one elsewhere. Logs a line a call.
+
+    An error that nobody foresaw is logged and answered here, so that this reply has an id too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -66,6 +69,12 @@ class RequestId:
 
         try:
             await self.app(scope, receive, with_id)
+        except Exception:
+            log.exception("%s %s failed, request %s", scope["method"], scope["path"], request_id)
+            if status != CLIENT_GONE:
+                raise  # too late for another status: the connection is cut
+            error = ApiError("engine_fault", "The server failed on this request.")
+            await error.response()(scope, receive, with_id)
         finally:
             if scope.get("state", {}).get("client_gone"):
                 status = CLIENT_GONE

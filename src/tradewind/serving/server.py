@@ -126,6 +126,7 @@ def config_of(app: Any, settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=connection_of(settings),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
