@@ -44,11 +44,11 @@ def test_ready_under_overload_without_a_token_of_its_own() -> None:
 
 
 def test_the_first_chunk_after_a_pause_is_waited_for() -> None:
-    """Not idle, and nothing made lately: no reason to say no before the chunk had its time."""
+    """Not idle, and nothing made lately: no reason to say no before the chunk had its time, nor to ask for a token."""
     engine = Broken()
     with serving(engine, ServeSettings()) as served, ThreadPoolExecutor(2) as pool, served.http() as http:
         engine.gate.clear()
-        call = pool.submit(http.post, CHAT, json=GOOD)
+        call = pool.submit(http.post, CHAT, json=GOOD | {"ignore_eos": True})
         until(lambda: not served.scheduler.idle)
 
         def ready() -> int:
@@ -59,6 +59,7 @@ def test_the_first_chunk_after_a_pause_is_waited_for() -> None:
         until(lambda: len(served.server.server_state.tasks) == 2)  # the call and the probe
         engine.gate.set()
         assert probe.result(WAIT) == call.result(WAIT).status_code == 200
+        assert served.scheduler.snapshot().completion_tokens == GOOD["max_tokens"]
 
 
 def test_a_loop_that_stands_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
