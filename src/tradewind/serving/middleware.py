@@ -129,8 +129,9 @@ class Observed:
 class Deadlines:
     """A body has `body_s` seconds to arrive, a call `call_s` to be answered to its last byte.
 
-    The first is a 408; the second a 504, or in a stream that has begun an error event with no `[DONE]`. Either way what
-    the call runs is cancelled; of another body that has begun, the connection is closed.
+    The first is a 408; the second a 504, or in a stream that has begun an error event with no `[DONE]`; a call that is
+    cancelled by the server's end likewise, with 503. What the call runs is cancelled each time; where another body than a
+    stream has begun, the connection is closed.
     """
 
     def __init__(self, app: ASGIApp, body_s: float, call_s: float) -> None:
@@ -149,17 +150,22 @@ class Deadlines:
                 streams = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
             await send(message)
 
+        async def end(error: ApiError) -> None:
+            if not started:
+                await error.response()(scope, receive, send)
+            elif streams:
+                await send({"type": "http.response.body", "body": sse(error.body).encode(), "more_body": False})
+
         try:
             async with asyncio.timeout(self.call_s) as deadline:
                 await self.app(scope, self._timed(receive), noting)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            error = ApiError("request_timeout", f"The request took longer than {self.call_s:g} seconds.")
-            if not started:
-                await error.response()(scope, receive, send)
-            elif streams:
-                await send({"type": "http.response.body", "body": sse(error.body).encode(), "more_body": False})
+            await end(ApiError("request_timeout", f"The request took longer than {self.call_s:g} seconds."))
+        except asyncio.CancelledError:  # only a server that ends cancels calls, when their drain time is over
+            await end(ApiError("server_is_overloaded", "The server is shutting down."))
+            raise
 
     def _timed(self, receive: Receive) -> Receive:
         """`receive` until the body's last piece, by a deadline for all of them together."""
