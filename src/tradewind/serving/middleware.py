@@ -82,8 +82,8 @@ class RequestId:
             log.info("%s %s %d %.1f ms %s", scope["method"], scope["path"], status, milliseconds, request_id)
 
 
-class Call(Protocol):
-    """One call under observation."""
+class ObservedCall(Protocol):
+    """One call, from the observer's side."""
 
     def end(self, scope: Scope, status: int, meter: Meter) -> None: ...
 
@@ -91,7 +91,7 @@ class Call(Protocol):
 class Observer(Protocol):
     """Told of the begin of every call."""
 
-    def begin(self, scope: Scope) -> Call: ...
+    def begin(self, scope: Scope) -> ObservedCall: ...
 
 
 class Observed:
@@ -148,6 +148,8 @@ class Deadlines:
             if message["type"] == "http.response.start":
                 started = True
                 streams = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
+            else:
+                streams = streams and message.get("more_body", False)  # nothing can follow a last piece
             await send(message)
 
         async def end(error: ApiError) -> None:
