@@ -15,7 +15,8 @@ _QUIET = {
     "TRANSFORMERS_OFFLINE": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "OTEL_SDK_DISABLED": "true",
+    # Naming an endpoint is asking for it.
+    "OTEL_SDK_DISABLED": "false" if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ else "true",
 }
 for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)

@@ -1,6 +1,5 @@
 """A server over the mock engine, in a thread, on a port that the system chose."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +9,15 @@ from dataclasses import dataclass
 import httpx
 import openai
 import pytest
-import uvicorn
 
 from tradewind.engine.contract import Engine
 from tradewind.engine.mock import MockEngine
 from tradewind.engine.scheduler import Scheduler, SchedulerSettings
 from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.serving.app import create_app
+from tradewind.serving.keys import Keyring
+from tradewind.serving.middleware import Observer
+from tradewind.serving.server import Server, bind, config_of
 from tradewind.serving.settings import ServeSettings
 
 WAIT = 20.0
@@ -36,6 +37,7 @@ def until(condition: Callable[[], bool], seconds: float = WAIT) -> float:
 class Served:
     url: str
     scheduler: Scheduler
+    server: Server
 
     @property
     def engine(self) -> MockEngine:
@@ -59,19 +61,19 @@ class Served:
 def serving(
     engine: Engine,
     settings: ServeSettings,
-    keys: tuple[str, ...] = (),
+    keys: Keyring | None = None,
     tokenizer: Tokenizer | None = None,
     model: str = "mock",
+    traces: Observer | None = None,
 ) -> Iterator[Served]:
     tokenizer = tokenizer or ByteTokenizer()
     scheduler = Scheduler(engine, tokenizer, SchedulerSettings(max_waiting=settings.max_waiting))
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(scheduler, tokenizer, model, settings, keys), log_config=None))
+    listener = bind("127.0.0.1", 0)
+    server = Server(config_of(create_app(scheduler, tokenizer, model, settings, keys, traces=traces), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)
-    yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", scheduler)
+    yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", scheduler, server)
     server.should_exit = True
     thread.join(WAIT)
     assert not thread.is_alive()

@@ -15,6 +15,7 @@ import pytest
 from tests.serving.conftest import WAIT
 from tradewind.config import run
 from tradewind.serving.__main__ import main
+from tradewind.serving.keys import Limits, add_key
 
 COMMAND = [sys.executable, "-m", "tradewind.serving"]
 SOURCE = Path(__file__).parents[2] / "src"
@@ -33,6 +34,7 @@ def environment(**more: str) -> dict[str, str]:
         (["--engine", "cuda"], "unknown engine 'cuda'; choose one of ort, jax, mock"),
         (["--profile", "huge"], "unknown profile 'huge'; choose one of nano, cpu, gpu, tpu"),
         (["--port", "70000", "--engine", "mock"], "cannot serve 127.0.0.1 port 70000"),
+        (["--keys-file", "nosuch.json", "--engine", "mock"], "nosuch.json: cannot read the keys"),
     ],
 )
 def test_refusals_are_one_line(
@@ -75,9 +77,16 @@ def test_the_parameters_section_is_read(
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [*COMMAND, "--engine", "mock", "--port", "0", "--max-len", "4096"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE)
+def key(tmp_path: Path) -> str:
+    """In the file that the server below reads."""
+    return add_key(tmp_path / "keys.json", "acme", ("generate", "metrics"), Limits(requests_per_minute=50))
+
+
+@pytest.fixture
+def served(tmp_path: Path, key: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [*COMMAND, "--engine", "mock", "--port", "0", "--max-len", "4096", "--send-timeout-s", "2.5"]
+    variables = environment(TRADEWIND_KEYS_FILE="keys.json")
+    process = subprocess.Popen(command, cwd=tmp_path, env=variables, text=True, stdout=subprocess.PIPE)
     assert process.stdout is not None
     bill, line = process.stdout.readline(), process.stdout.readline()
     assert "8 slots of 4096 tokens" in bill
@@ -87,10 +96,23 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process.wait(WAIT)
 
 
-def test_sigterm_lets_a_running_answer_end(served: tuple[subprocess.Popen[str], str]) -> None:
+def test_keys_limits_and_metrics_of_the_process(served: tuple[subprocess.Popen[str], str], key: str) -> None:
+    _, url = served
+    body = {"model": "mock", "prompt": "hi", "max_tokens": 3}
+    header = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=url.removesuffix("/v1"), timeout=WAIT) as http:
+        assert http.post("/v1/completions", json=body).status_code == 401
+        reply = http.post("/v1/completions", json=body, headers=header)
+        assert (reply.status_code, reply.headers["x-ratelimit-remaining-requests"]) == (200, "49")
+        assert http.get("/v1/models", headers=header).status_code == 403
+        assert 'vllm:kv_cache_usage_perc{model_name="mock"} 0.0' in http.get("/metrics", headers=header).text
+
+
+def test_sigterm_lets_a_running_answer_end(served: tuple[subprocess.Popen[str], str], key: str) -> None:
     process, url = served
+    header = {"Authorization": f"Bearer {key}"}
     body = {"model": "mock", "prompt": "hi", "max_tokens": 3000, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{url}/completions", json=body, timeout=WAIT) as reply:
+    with httpx.stream("POST", f"{url}/completions", json=body, headers=header, timeout=WAIT) as reply:
         lines = reply.iter_lines()
         next(lines)
         process.send_signal(signal.SIGTERM)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.serving.conftest import WAIT, Served, serving, until
 from tradewind.engine.contract import Prefix
 from tradewind.engine.mock import MockEngine
+from tradewind.serving.keys import Keyring, plain_keys
 from tradewind.serving.settings import ServeSettings
 
 CHAT = "/v1/chat/completions"
@@ -295,7 +296,7 @@ def test_ready_is_false_while_the_loop_hangs(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_keys() -> None:
-    with serving(MockEngine(), ServeSettings(), keys=("one", "two")) as served, served.http() as http:
+    with serving(MockEngine(), ServeSettings(), Keyring(plain_keys(("one", "two")))) as served, served.http() as http:
         for header in (
             {},
             {"Authorization": "Bearer three"},

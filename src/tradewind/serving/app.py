@@ -1,6 +1,7 @@
 """The API: routes over a scheduler, in OpenAI's shapes.
 
-It knows no weights and no files: `create_app` takes a scheduler, its tokenizer and the model's name.
+It knows no weights and no files: `create_app` takes a scheduler, its tokenizer and the model's name, and what stands in
+front of them: keys, metrics, traces.
 Not served: embeddings, responses, audio, images, batches (404 `unknown_url`).
 """
 
@@ -19,7 +20,10 @@ from tradewind.serving import errors
 from tradewind.serving.body import read_body
 from tradewind.serving.completions import Completions
 from tradewind.serving.errors import ApiError
-from tradewind.serving.middleware import ApiKeys, RequestId
+from tradewind.serving.keys import Keyring
+from tradewind.serving.limits import Limiter, open_storage
+from tradewind.serving.metrics import Metrics
+from tradewind.serving.middleware import ApiKeys, Deadlines, Observed, Observer, RateLimits, RequestId
 from tradewind.serving.openapi import body_of, describe
 from tradewind.serving.readiness import Readiness
 from tradewind.serving.replies import Call
@@ -32,10 +36,18 @@ def create_app(
     tokenizer: Tokenizer,
     model: str,
     settings: ServeSettings | None = None,
-    keys: tuple[str, ...] = (),
+    keys: Keyring | None = None,
+    metrics: Metrics | None = None,
+    traces: Observer | None = None,
 ) -> FastAPI:
-    """The app that serves one model. The scheduler is closed when the app shuts down."""
+    """The app that serves one model. The scheduler is closed when the app shuts down.
+
+    metrics: whose `finished` the scheduler tells of its requests; without it their distributions stay empty.
+    `app.state.readiness` is what /ready asks. Raises UserError where the store of limits cannot be used.
+    """
     settings = settings or ServeSettings()
+    metrics = metrics or Metrics(model, scheduler.engine.max_len)
+    metrics.watch(scheduler.snapshot, scheduler.engine.slots)
     created = int(time.time())
     fingerprint = f"{scheduler.engine.name}-{scheduler.engine.weights_digest[:12]}"
     completions = Completions(scheduler, tokenizer, settings)
@@ -49,9 +61,12 @@ def create_app(
     app = FastAPI(title="Tradewind", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     errors.install(app)
     if keys:
+        app.add_middleware(RateLimits, limiter=Limiter(open_storage(settings.limits_storage)))
         app.add_middleware(ApiKeys, keys=keys)
+    app.add_middleware(Deadlines, body_s=settings.receive_timeout_s, call_s=settings.request_timeout_s)
+    app.add_middleware(Observed, observers=(metrics,) if traces is None else (metrics, traces))
     app.add_middleware(RequestId)
-    ready = Readiness(scheduler)
+    ready = app.state.readiness = Readiness(scheduler)
 
     def known(name: str) -> dict[str, Any]:
         if name != model:
@@ -71,6 +86,11 @@ def create_app(
     async def readiness() -> Response:
         """The engine's loop makes tokens."""
         return JSONResponse({"status": "ready"}) if await ready() else JSONResponse({"status": "not ready"}, 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    def numbers() -> Response:
+        """In Prometheus' text format."""
+        return metrics.response()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -66,9 +66,9 @@ class Completions:
         if (wire.n or 1) * len(prompts) > self.settings.max_choices:
             raise ApiError("invalid_value", f"At most {self.settings.max_choices} answers per request.", "n")
         requests = [self._request(wire, tuple(prompt)) for prompt in prompts]
-        generation = Generation(self.scheduler, requests, http.receive)
+        generation = Generation(self.scheduler, requests, http)
         try:
-            generation.start()
+            await generation.start()
         except Refused as error:
             raise refusal(error, param) from None
         reply = Reply(generation, form, call, wire)

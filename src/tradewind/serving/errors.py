@@ -1,6 +1,8 @@
 """Errors as OpenAI shapes them: `{"error": {"message", "type", "param", "code"}}`, with the status of a table."""
 
+import math
 from collections.abc import Awaitable, Callable
+from typing import Protocol, runtime_checkable
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -9,41 +11,63 @@ from starlette.exceptions import HTTPException
 from tradewind.engine.requests import BadRequest, Closed, ContextTooLong, QueueFull, Refused
 
 INVALID, OVERLOADED, FAULT = "invalid_request_error", "service_unavailable_error", "server_error"
+PERMISSION, RATE = "permission_error", "rate_limit_error"
 STATUS = {
     "invalid_value": (400, INVALID),
     "invalid_json": (400, INVALID),
     "unsupported_parameter": (400, INVALID),
     "context_length_exceeded": (400, INVALID),
     "invalid_api_key": (401, INVALID),
+    "missing_scope": (403, PERMISSION),
     "model_not_found": (404, INVALID),
     "unknown_url": (404, INVALID),
     "method_not_allowed": (405, INVALID),
+    "body_timeout": (408, INVALID),
     "request_too_large": (413, INVALID),
     "slow_down": (429, OVERLOADED),
-    "server_is_overloaded": (503, OVERLOADED),
+    "rate_limit_exceeded": (429, RATE),
+    "insufficient_quota": (429, RATE),
     "engine_fault": (500, FAULT),
+    "server_is_overloaded": (503, OVERLOADED),
+    "request_timeout": (504, OVERLOADED),
 }
 """code -> (HTTP status, type)."""
-RETRY_AFTER = {"slow_down": "1", "server_is_overloaded": "5"}
-"""Seconds after which a client may try again."""
+WITHOUT_CODE = ("missing_scope", "engine_fault")
+"""These go out with code null, as OpenAI's do."""
+RETRY_AFTER = {"slow_down": 1.0, "server_is_overloaded": 5.0, "request_timeout": 5.0}
+"""Seconds after which a client may try again, where the error itself says nothing."""
 
 
 class ApiError(Exception):
-    """An answer in the shape of an error. `code` is a key of STATUS; an `engine_fault` goes out with code null."""
+    """An answer in the shape of an error. `code` is a key of STATUS; retry_after: seconds."""
 
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+    def __init__(self, code: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.param = code, message, param
         self.status, self.type = STATUS[code]
+        self.retry_after = RETRY_AFTER.get(code) if retry_after is None else retry_after
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
-        code = None if self.status == 500 else self.code
+        code = None if self.code in WITHOUT_CODE else self.code
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": code}}
 
     def response(self) -> JSONResponse:
-        retry = RETRY_AFTER.get(self.code)
-        return JSONResponse(self.body, self.status, {"Retry-After": retry} if retry else None)
+        response = JSONResponse(self.body, self.status)
+        if self.retry_after is not None:
+            response.headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        if self.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        if self.code == "body_timeout":  # the rest of the body would be read as the next request
+            response.headers["Connection"] = "close"
+        return response
+
+
+@runtime_checkable
+class Retriable(Protocol):
+    """A refusal that knows when to come back, in seconds."""
+
+    retry_after: float | None
 
 
 def refusal(error: Refused, param: str) -> ApiError:
@@ -51,11 +75,12 @@ def refusal(error: Refused, param: str) -> ApiError:
     codes = {ContextTooLong: "context_length_exceeded", BadRequest: "invalid_value"}
     codes |= {QueueFull: "slow_down", Closed: "server_is_overloaded"}
     code = codes[type(error)]
-    return ApiError(code, str(error), param if STATUS[code][0] == 400 else None)
+    retry_after = error.retry_after if isinstance(error, Retriable) else None
+    return ApiError(code, str(error), param if STATUS[code][0] == 400 else None, retry_after)
 
 
 def install(app: FastAPI) -> None:
-    """Give every error of the app this shape."""
+    """Give every error of the app this shape; what nobody foresaw is the outermost middleware's."""
 
     async def own(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -67,10 +92,7 @@ def install(app: FastAPI) -> None:
         text = f"{error.detail}: {request.method} {request.url.path}"
         return JSONResponse(ApiError(code, text).body, error.status_code, error.headers)
 
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        return ApiError("engine_fault", "The server failed on this request.").response()
-
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]]
-    handlers = {ApiError: own, HTTPException: of_framework, Exception: unforeseen}
+    handlers = {ApiError: own, HTTPException: of_framework}
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

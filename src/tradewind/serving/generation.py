@@ -1,47 +1,55 @@
 """The requests of one HTTP call, from acceptance to their last event.
 
-The life of a call: `Generation.start` submits its requests (all or none), watches for the client to leave, and gives
-their events in order; leaving, by `close` or by the client, cancels what still runs. Nothing here knows HTTP bodies.
+The life of a call: `Generation.start` has the caller's limits admit its prompts, submits its requests (all or none),
+watches for the client to leave, and gives their events in order; leaving, by `close` or by the client, cancels what
+still runs. What a slow client has not taken yet waits here: at most the tokens asked for, until the connection's send
+timeout. Nothing here knows HTTP bodies.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
 from typing import Self
 
-from starlette.types import Receive
+from starlette.requests import Request as HttpRequest
 
 from tradewind.engine.requests import TERMINAL, Event, Request
 from tradewind.engine.scheduler import Scheduler, Ticket
+from tradewind.serving.meter import Meter
 
 Numbered = tuple[int, Event]
 """The place of a request in its call, and an event of it."""
 
 
 class Generation:
-    """Async context manager and source of events. `client_gone` tells a cancelled call's reason."""
+    """Source of events. `client_gone` tells a cancelled call's reason."""
 
-    def __init__(self, scheduler: Scheduler, requests: Sequence[Request], receive: Receive) -> None:
-        self.scheduler, self.requests, self.receive = scheduler, requests, receive
+    def __init__(self, scheduler: Scheduler, requests: Sequence[Request], http: HttpRequest) -> None:
+        self.scheduler, self.requests, self.receive = scheduler, requests, http.receive
+        self.meter = Meter.of(http.scope)
         self.client_gone = False
         self._tickets: list[Ticket] = []
         self._queue: asyncio.Queue[Numbered] = asyncio.Queue()
         self._unfinished = len(requests)
+        self._offset = 0
         self._watcher: asyncio.Task[None] | None = None
 
-    def start(self) -> Self:
-        """Raises Refused where one of the requests is refused; none of the others runs then."""
+    async def start(self) -> Self:
+        """Raises ApiError where a limit refuses the call, Refused where the scheduler refuses one of its requests; none
+        of the others runs then.
+        """
+        await self.meter.begin(self.requests)
         loop = asyncio.get_running_loop()
         for place, request in enumerate(self.requests):
 
             def sink(event: Event, place: int = place) -> None:
-                loop.call_soon_threadsafe(self._queue.put_nowait, (place, event))
+                loop.call_soon_threadsafe(self._take, place, event)
 
             try:
                 self._tickets.append(self.scheduler.submit(request, sink))
             except Exception:
                 self.close()
                 raise
+        self._offset = self.meter.accepted(self.requests)
         self._watcher = asyncio.create_task(self._watch())
         return self
 
@@ -60,13 +68,9 @@ class Generation:
         if self._watcher is not None:
             self._watcher.cancel()
 
-    async def __aenter__(self) -> Self:
-        return self.start()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _take(self, place: int, event: Event) -> None:
+        self.meter.record(self._offset + place, event)
+        self._queue.put_nowait((place, event))
 
     async def _watch(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":

@@ -1,30 +1,49 @@
 """Whether the server can answer: known from tokens, not from the process being there.
 
-Ready means that the loop made a token, or ran a chunk of a prompt, in the last 5 seconds; an idle loop is asked for
-one.
+Ready means that the loop made a token, or ran a chunk of a prompt, in the last 5 seconds. An idle loop is asked for a
+token; a busy one is not, so that probes add nothing to an overload: its next token is waited for. Draining, the server
+is not ready, whatever its loop does.
 """
 
 import asyncio
 
-from tradewind.engine.requests import TERMINAL, Done, Event, Refused, Request
+from tradewind.engine.requests import TERMINAL, Done, Event, QueueFull, Refused, Request
 from tradewind.engine.sampling import SamplingParams
 from tradewind.engine.scheduler import Scheduler
 
 FRESH = 5.0
 """Seconds."""
+GLANCE = 0.02
+"""Seconds between two looks at a busy loop."""
 
 
 class Readiness:
+    """One for a scheduler; asked from the event loop's thread, told to drain from any."""
+
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        self.draining = False
         self._lock = asyncio.Lock()
 
     async def __call__(self) -> bool:
         """Takes at most FRESH seconds; questions that come together share one probe."""
-        if self._fresh():
-            return True
+        if self._fresh() or self.draining:
+            return not self.draining
         async with self._lock:
-            return self._fresh() or (self.scheduler.idle and await self._probe())
+            ready = self._fresh() or await (self._probe() if self.scheduler.idle else self._progress())
+        return ready and not self.draining
+
+    def drain(self) -> None:
+        """The server is about to end: send it no more."""
+        self.draining = True
+
+    async def _progress(self) -> bool:
+        """The loop works, but made nothing lately: as when the first request after a pause is in its first chunk."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + FRESH
+        while not self._fresh() and loop.time() < latest:
+            await asyncio.sleep(GLANCE)
+        return self._fresh()
 
     def _fresh(self) -> bool:
         return self.scheduler.snapshot().seconds_since_progress < FRESH
@@ -44,6 +63,8 @@ class Readiness:
 
         try:
             ticket = self.scheduler.submit(Request((0,), 1, SamplingParams(temperature=0)), sink)
+        except QueueFull:
+            return await self._progress()
         except Refused:
             return False
         try:

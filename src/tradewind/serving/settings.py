@@ -14,7 +14,12 @@ class ServeSettings:
     model: a variant's name or `champion`. slots: answers that run at once; max_len: tokens of prompt and answer.
     prefill_chunk, max_waiting: see SchedulerSettings. max_choices: n times prompts of one call. max_prompts: of one
     call.
-    drain_seconds: how long running answers may go on after SIGTERM.
+    request_timeout_s: from a call's begin to its last byte. receive_timeout_s: for a request's head to arrive, and again
+    for its body. send_timeout_s: how long a client may leave its stream unread before its requests are cancelled.
+    keys_file: see serving.keys; where it is empty, TRADEWIND_KEYS_FILE says which. limits_storage: `memory` (of this
+    process, lost with it), or redis://HOST:PORT, shared.
+    drain_grace_s: after SIGTERM, seconds of saying "not ready" before new connections are refused, for load balancers to
+    notice. drain_seconds: how long accepted requests may go on after that.
     """
 
     model: str = "champion"
@@ -30,6 +35,12 @@ class ServeSettings:
     max_choices: int = 128
     max_prompts: int = 32
     max_body_bytes: int = 1 << 20
+    request_timeout_s: float = 600.0
+    receive_timeout_s: float = 30.0
+    send_timeout_s: float = 30.0
+    keys_file: str = ""
+    limits_storage: str = "memory"
+    drain_grace_s: float = 0.0
     drain_seconds: int = 30
 
     @property
