@@ -1,4 +1,6 @@
-"""How long a request would wait for its prefill to begin, estimated from what the engine was measured to do.
+"""Whether a request can be run at all, and how long it would wait for its prefill to begin.
+
+The latter is estimated from what the engine was measured to do:
 
     wait = tokens / prefill rate  +  turns * step  +  slots short * hold / slots
 
@@ -9,14 +11,31 @@ keeps its slot (Little's law: `slots` of them end every `hold`). Rates and times
 sums, so that many short chunks do not outvote the long ones. The request's own prefill is not in it: a refusal cannot
 shorten that, and a long prompt would then never be taken on a busy server.
 
-It knows no requests and no clock.
+It knows no queue and no clock.
 """
 
 import math
 from dataclasses import dataclass
 
+from tradewind.engine.contract import Engine
+from tradewind.engine.requests import BadRequest, ContextTooLong, Request
+
 KEPT = 0.9
 """Share of a moving average that an observation leaves as it was."""
+
+
+def check(request: Request, engine: Engine) -> None:
+    """Raises ContextTooLong or BadRequest where the engine could not run it."""
+    if not request.prompt:
+        raise BadRequest("the prompt is empty")
+    if request.max_tokens < (1 if request.prompt_logprobs is None else 0) or request.n < 1:
+        raise BadRequest("max_tokens and n are at least 1")
+    if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
+        raise BadRequest("prompt_logprobs is at least 0")
+    if len(request.prompt) + request.max_tokens > engine.max_len:
+        raise ContextTooLong(len(request.prompt), request.max_tokens, engine.max_len)
+    if not 0 <= min(request.prompt) <= max(request.prompt) < engine.vocab_size:
+        raise BadRequest(f"the prompt holds a token id outside the vocabulary of {engine.vocab_size}")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,13 @@ It knows one answer and no engine. Not covered: draft models, drafts from other 
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tradewind.engine.requests import Request
+from tradewind.engine.settings import SchedulerSettings
 
 SHORTEST = 2
 """Tokens of the shortest n-gram: a single token says too little of what follows."""
@@ -32,6 +36,14 @@ class Lookup:
         self._count = len(prompt)
         self._tokens[: self._count] = prompt
         self._length, self._pause, self._misses = most, 0, 0
+
+    @classmethod
+    def of(cls, request: Request, settings: SchedulerSettings) -> Self | None:
+        """None where the settings make no drafts."""
+        if not settings.lookup_tokens:
+            return None
+        room = len(request.prompt) + request.max_tokens
+        return cls(request.prompt, room, settings.lookup_ngram, settings.lookup_tokens)
 
     def add(self, token: int) -> None:
         self._tokens[self._count] = token

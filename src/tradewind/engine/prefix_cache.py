@@ -15,11 +15,28 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 from tradewind.engine.contract import Prefix
+from tradewind.engine.requests import Request
 
 LEAST = 16
 """Tokens that a hit must save: copying a prefix costs about as much as running a few."""
+ANSWER_SHARE = 16
+"""See `worth_a_copy`."""
 
 Tokens = tuple[int, ...]
+
+
+def salt(request: Request) -> tuple[str, str | None, str | None]:
+    """Whose entries a request may find: those of its tenant with the same salt and adapter."""
+    return request.tenant, request.cache_salt, request.adapter
+
+
+def worth_a_copy(sampled: int, held: int) -> bool:
+    """Whether an answer of `sampled` tokens in a row of `held` is kept for the next turn of its chat.
+
+    `fork` copies the row: measured at 0.8 to 1.3 ms a hundred tokens of the 135M base in float32, where running a
+    hundred tokens takes about 100 ms. So at a sixteenth of the row it pays where one in five is followed up.
+    """
+    return sampled >= LEAST and ANSWER_SHARE * sampled >= held
 
 
 class _Node:

@@ -5,8 +5,8 @@ The life of a request here:
    longer than the goal allows (`tradewind.engine.admission`).
 2. The queue says who starts next (`tradewind.engine.queue`). What the prefix cache knows of its prompt is not run.
 3. Its prompt is prefilled in chunks, between two decode steps, under a budget of tokens a turn: several short prompts
-   share a turn, and a long one delays running answers by a chunk at most. Where no answer runs, nobody waits for a
-   step, and the budget is `IDLE_CHUNKS` times as large; it is not unlimited, as cancellations and newcomers wait for it.
+   share a turn, and a long one delays running answers by a chunk at most. Where no answer runs, none is delayed, and the
+   budget is `IDLE_CHUNKS` times as large: engines run longer chunks faster. Cancellations and deadlines wait for it.
 4. Each of its n answers takes a free slot as one comes, all from the one prefilled prefix.
 5. Every turn of the loop feeds all running answers together: the last token and, where few answers run, drafted ones
    after it (`tradewind.engine.lookup`). An answer that ends frees its slot in that turn.
@@ -23,19 +23,17 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from tradewind.engine.admission import Ahead, Load
+from tradewind.engine.admission import Ahead, Load, check
 from tradewind.engine.answer import Answer
 from tradewind.engine.contract import Engine, Logits, Prefix
 from tradewind.engine.lookup import Lookup
-from tradewind.engine.prefix_cache import PrefixCache
+from tradewind.engine.prefix_cache import PrefixCache, salt, worth_a_copy
 from tradewind.engine.queue import ANSWER_COST, PROMPT_COST, FairQueue
 from tradewind.engine.requests import (
-    BadRequest,
     Cancelled,
     Closed,
-    ContextTooLong,
     DeadlineExceeded,
     Delta,
     Event,
@@ -46,68 +44,22 @@ from tradewind.engine.requests import (
 )
 from tradewind.engine.row import Row
 from tradewind.engine.scoring import PromptScorer
+from tradewind.engine.settings import SchedulerSettings, Snapshot
+from tradewind.engine.slots import Slots
 from tradewind.engine.text import Tokenizer
 from tradewind.engine.ticket import Ticket
 from tradewind.engine.timings import Observer
 
+__all__ = ["Scheduler", "SchedulerSettings", "Snapshot", "Ticket"]
+
 log = logging.getLogger(__name__)
 
-IDLE_CHUNKS = 4
+IDLE_CHUNKS = 2
 SCORED_CHUNK = 32
 """Prompt tokens whose logits are kept at once: of a vocabulary of 49,152 they take 6 MB, and their log-probabilities
 some 20 ms."""
 LEAST_RETRY = 0.1
 """Seconds."""
-KEPT_ANSWER = 16
-"""An answer that ended by itself is kept for the next turn of its chat where it is at least this long and a
-sixteenth of its row. `fork` copies the row, measured at 1.3 ms a hundred tokens of the 135M base in float32; running
-them again takes 100 ms. So it pays where one in five such answers is followed up."""
-
-
-@dataclass(frozen=True)
-class SchedulerSettings:
-    """prefill_chunk: prompt tokens run between two decode steps. max_waiting: requests that wait for their prefill.
-
-    ttft_goal_ms: a request that would wait longer for its prefill to begin is refused; 0: only `max_waiting` counts.
-    prefix_cache_bytes: of keys and values kept for prompts to come; 0: none.
-    lookup_tokens: drafted tokens a step at most; 0: no speculation. lookup_ngram: the longest n-gram looked up.
-    lookup_max_rows: answers running at most where drafts are made: a long feed for one row is padding for all others.
-    """
-
-    prefill_chunk: int = 128
-    max_waiting: int = 64
-    ttft_goal_ms: int = 0
-    prefix_cache_bytes: int = 0
-    lookup_tokens: int = 0
-    lookup_ngram: int = 3
-    lookup_max_rows: int = 1
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Counts at one moment, and totals since the start.
-
-    running: answers in slots. waiting: requests accepted that have no answer in a slot yet. prompt_tokens: of prompts
-    prefilled, cached ones included. seconds_since_progress: since a token was made or a chunk of a prompt run; at first
-    infinite. prefill_rate: prompt tokens a second, a moving average; None before the first. kv_usage: share of the
-    slots' positions that hold a token. prefix_queries, prefix_hits: prompt tokens looked up and found. drafted,
-    accepted: tokens of the speculation. preemptions: always 0, this scheduler has none.
-    """
-
-    running: int
-    waiting: int
-    free_slots: int
-    prompt_tokens: int
-    completion_tokens: int
-    seconds_since_progress: float
-    prefill_rate: float | None
-    kv_usage: float
-    prefix_queries: int
-    prefix_hits: int
-    prefix_bytes: int
-    drafted: int
-    accepted: int
-    preemptions: int = 0
 
 
 class Scheduler:
@@ -126,9 +78,7 @@ class Scheduler:
         self._queue = FairQueue()
         self._prefilling: Ticket | None = None
         self._ready: deque[tuple[Ticket, Answer]] = deque()
-        self._running: dict[int, Row] = {}
-        self._free = list(range(engine.slots))
-        self._stuck: list[int] = []
+        self._slots = Slots(engine)
         self._cache = PrefixCache(self.settings.prefix_cache_bytes)
         self._load = Load(engine.slots, self.settings.prefill_chunk)
         self._changed = threading.Condition()
@@ -142,7 +92,7 @@ class Scheduler:
 
     def submit(self, request: Request, sink: Sink) -> Ticket:
         """Accept a request: `sink` gets its events in the scheduler's thread. Raises Refused."""
-        self.check(request)
+        check(request, self.engine)
         with self._changed:
             self._admit(request)  # before the answers are made, as a refusal is to cost nothing
         answers = [Answer(request, index, self.tokenizer) for index in range(request.n)]
@@ -154,31 +104,18 @@ class Scheduler:
             self._changed.notify()
         return ticket
 
-    def check(self, request: Request) -> None:
-        """Raises ContextTooLong or BadRequest where the engine could not run it."""
-        if not request.prompt:
-            raise BadRequest("the prompt is empty")
-        if request.max_tokens < (1 if request.prompt_logprobs is None else 0) or request.n < 1:
-            raise BadRequest("max_tokens and n are at least 1")
-        if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
-            raise BadRequest("prompt_logprobs is at least 0")
-        if len(request.prompt) + request.max_tokens > self.engine.max_len:
-            raise ContextTooLong(len(request.prompt), request.max_tokens, self.engine.max_len)
-        if not 0 <= min(request.prompt) <= max(request.prompt) < self.engine.vocab_size:
-            raise BadRequest(f"the prompt holds a token id outside the vocabulary of {self.engine.vocab_size}")
-
     def snapshot(self) -> Snapshot:
         with self._changed:
-            held = sum(row.length for row in self._running.values())
+            rows = list(self._slots.rows.values())
             return Snapshot(
-                running=len(self._running),
+                running=len(rows),
                 waiting=self._unstarted + len({ticket for ticket, _ in self._ready}),
-                free_slots=len(self._free),
+                free_slots=len(self._slots.free),
                 prompt_tokens=self._prompt_tokens,
                 completion_tokens=self._completion_tokens,
                 seconds_since_progress=time.monotonic() - self._progress,
                 prefill_rate=self._load.prefill_rate,
-                kv_usage=held / (self.engine.slots * self.engine.max_len),
+                kv_usage=sum(row.length for row in rows) / (self.engine.slots * self.engine.max_len),
                 prefix_queries=self._cache.queries,
                 prefix_hits=self._cache.hits,
                 prefix_bytes=self._cache.nbytes,
@@ -226,7 +163,7 @@ class Scheduler:
             request, prefix = self._prefilling.request, self._prefilling.prefix
             tokens += len(request.prompt) if prefix is None else len(prefix.pending)
             answers += request.n
-        return Ahead(tokens, answers, len(self._free), bool(self._running))
+        return Ahead(tokens, answers, len(self._slots.free), bool(self._slots.rows))
 
     # The engine's thread.
 
@@ -267,7 +204,7 @@ class Scheduler:
         for ticket in over:
             late = DeadlineExceeded("the request's deadline passed before its last token")
             self._end(ticket, Cancelled() if ticket.cancelled else Failed(late))
-        if self._stuck:
+        if self._slots.stuck:
             self._free_stuck()
 
     def _prefill(self) -> None:
@@ -281,18 +218,19 @@ class Scheduler:
             self._fill_slots()
 
     def _budget(self) -> int:
-        return self.settings.prefill_chunk * (1 if self._running else IDLE_CHUNKS)
+        return self.settings.prefill_chunk * (1 if self._slots.rows else IDLE_CHUNKS)
 
     def _next_prompt(self) -> Ticket | None:
         """The prompt that is half done, else the queue's next where a slot will be there for it."""
         with self._changed:
-            if self._prefilling is None and len(self._queue) and len(self._free) > len(self._ready):
+            if self._prefilling is None and len(self._queue) and len(self._slots.free) > len(self._ready):
                 self._prefilling = self._queue.take()
             return self._prefilling
 
     def _run_chunk(self, ticket: Ticket, room: int) -> int:
         """Run at most `room` tokens of its prompt; gives how many."""
-        request, past, tokens = ticket.request, ticket.prefix, ()
+        request, past = ticket.request, ticket.prefix
+        tokens: tuple[int, ...] = ()
         if past is None:
             past = self._begin(ticket)
             tokens = request.prompt[ticket.cached :]
@@ -327,7 +265,7 @@ class Scheduler:
         request = ticket.request
         ticket.clock.prompt_done()
         assert ticket.prefix is not None
-        self._keep(request, request.prompt, ticket.prefix)
+        self._cache.insert(salt(request), request.prompt, ticket.prefix)
         with self._changed:
             self._prefilling = None
             self._prompt_tokens += len(request.prompt)
@@ -342,7 +280,7 @@ class Scheduler:
 
     def _fill_slots(self) -> None:
         """Start answers whose prompt is prefilled: their first token needs no slot, the next ones do."""
-        while self._ready and self._free:
+        while self._ready and self._slots.free:
             with self._changed:
                 ticket, answer = self._ready.popleft()
             try:
@@ -354,32 +292,18 @@ class Scheduler:
         prefix = ticket.take_prefix()
         if prefix.logits is None:
             raise RuntimeError("the engine gave no logits")
-        row = Row(ticket, answer, self._lookup(ticket.request))
+        row = Row(ticket, answer, Lookup.of(ticket.request, self.settings))
         self._accept(row, prefix.logits[None], ())
         if row.finished:
             self._end_answer(ticket)
             return
-        with self._changed:
-            slot = self._free.pop()
-        try:
-            self.engine.insert(prefix, slot)
-        except Exception:
-            self._stuck.append(slot)  # whether it is occupied is asked before it is used again
-            raise
-        with self._changed:
-            self._running[slot] = row
-
-    def _lookup(self, request: Request) -> Lookup | None:
-        if not self.settings.lookup_tokens:
-            return None
-        room = len(request.prompt) + request.max_tokens
-        return Lookup(request.prompt, room, self.settings.lookup_ngram, self.settings.lookup_tokens)
+        self._slots.start(row, prefix)
 
     def _decode(self) -> None:
         """Feed every running answer its last token and its draft, all in one step."""
-        if not self._running:
+        if not self._slots.rows:
             return
-        rows = dict(self._running)
+        rows = dict(self._slots.rows)
         try:
             start = time.monotonic()
             drafts = self._drafts(rows)
@@ -398,8 +322,8 @@ class Scheduler:
             with _noting(failed, row.ticket):
                 if row.ticket not in failed:
                     self._settle(slot, row)
-        for ticket, error in failed.items():
-            self._fail(ticket, error)
+        for ticket, fault in failed.items():
+            self._fail(ticket, fault)
 
     def _drafts(self, rows: Mapping[int, Row]) -> dict[int, tuple[int, ...]]:
         if not self.settings.lookup_tokens or len(rows) > self.settings.lookup_max_rows:
@@ -428,15 +352,15 @@ class Scheduler:
         self._end_answer(row.ticket)
 
     def _keep_answer(self, slot: int, row: Row) -> None:
-        request, count = row.ticket.request, len(row.tokens)
-        worth = count >= KEPT_ANSWER and KEPT_ANSWER * count >= row.length
-        if self._cache.budget and request.n == 1 and worth and row.answer.finish_reason == "stop":
-            tokens = (*request.prompt, *row.tokens)[: row.length]
-            self._keep(request, tokens, self.engine.fork(slot))
-
-    def _keep(self, request: Request, tokens: tuple[int, ...], prefix: Prefix) -> None:
-        with self._changed:
-            self._cache.insert(salt(request), tokens, prefix)
+        """For the next turn of a chat, which begins with this one."""
+        request = row.ticket.request
+        if not self._cache.budget or request.n > 1 or row.answer.finish_reason != "stop":
+            return
+        if worth_a_copy(len(row.tokens), row.length):
+            try:
+                self._cache.insert(salt(request), (*request.prompt, *row.tokens)[: row.length], self.engine.fork(slot))
+            except Exception:
+                log.exception("an answer could not be kept")  # which is no fault of the request
 
     def _end_answer(self, ticket: Ticket) -> None:
         ticket.unfinished -= 1
@@ -458,7 +382,7 @@ class Scheduler:
             self._ready = deque(pair for pair in self._ready if pair[0] is not ticket)
             if self._prefilling is ticket:
                 self._prefilling = None
-        for slot in [slot for slot, row in self._running.items() if row.ticket is ticket]:
+        for slot in [slot for slot, row in self._slots.rows.items() if row.ticket is ticket]:
             self._free_slot(slot)
         ticket.prefix = None
         ticket.emit(event)
@@ -470,32 +394,11 @@ class Scheduler:
             log.exception("the observer raised")
 
     def _free_slot(self, slot: int) -> None:
-        """A slot that the engine does not give back is set aside, to be tried again; the others go on."""
-        with self._changed:
-            row = self._running.pop(slot)
-        self._load.held(time.monotonic() - row.since)
-        try:
-            self.engine.release(slot)
-        except Exception:
-            log.exception("slot %d could not be released", slot)
-            self._stuck.append(slot)
-            return
-        with self._changed:
-            self._free.append(slot)
+        self._load.held(time.monotonic() - self._slots.end(slot).since)
 
     def _free_stuck(self) -> None:
-        """Try again, said in the log the first time only. Where no slot is left, nobody can be served."""
-        stuck, self._stuck = self._stuck, []
-        for slot in stuck:
-            try:
-                if self.engine.length(slot):
-                    self.engine.release(slot)
-            except Exception:
-                self._stuck.append(slot)
-                continue
-            with self._changed:
-                self._free.append(slot)
-        if len(self._stuck) == self.engine.slots:
+        self._slots.retry()
+        if self._slots.lost:
             for ticket in list(self._live):
                 self._fail(ticket, RuntimeError("the engine gives no slot back"))
 
@@ -504,11 +407,6 @@ class Scheduler:
             self._end(ticket, Cancelled())
         self._cache.clear()
         self.engine.close()
-
-
-def salt(request: Request) -> tuple[str, str | None, str | None]:
-    """Whose cached prompts a request may find: those of its tenant with the same salt and adapter."""
-    return request.tenant, request.cache_salt, request.adapter
 
 
 @contextmanager
