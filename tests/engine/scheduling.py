@@ -137,3 +137,39 @@ class Copying(MockEngine):
             return super()._logits(kv, adapter)
         best = int(kv[-self.PERIOD])
         return (-0.5 * ((np.arange(self.vocab_size) - best) % self.vocab_size)).astype(np.float32)
+
+
+class Recorded(MockEngine):
+    """Writes down its calls, and waits before each while `gate` is closed.
+
+    calls: ("prefill", tokens run, kept logits) and ("step", rows, widest feed).
+    """
+
+    def __init__(self, **sizes: int) -> None:
+        super().__init__(**{"slots": 4, "max_len": 512, **sizes})
+        self.calls: list[tuple[str, int, int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def prefill(self, *args: object, **named: object) -> MockPrefix:  # type: ignore[override]
+        assert self.gate.wait(WAIT)
+        prefix = super().prefill(*args, **named)  # type: ignore[arg-type]
+        past = args[1] if len(args) > 1 else None
+        ran = prefix.length - (past.length if isinstance(past, Prefix) else 0)
+        self.calls.append(("prefill", ran, 0 if prefix.all_logits is None else len(prefix.all_logits)))
+        return prefix
+
+    def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
+        assert self.gate.wait(WAIT)
+        self.calls.append(("step", len(feed), max(map(len, feed.values()))))
+        return super().step(feed)
+
+    def turns(self) -> list[list[int]]:
+        """Prompt tokens of each prefill call, by turn: what ran between two steps."""
+        out: list[list[int]] = [[]]
+        for kind, count, _ in self.calls:
+            if kind == "step":
+                out.append([])
+            else:
+                out[-1].append(count)
+        return out

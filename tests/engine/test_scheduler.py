@@ -159,7 +159,7 @@ def test_what_cannot_run_is_refused(scheduler: Scheduler) -> None:
             send(scheduler, bad)
 
 
-@pytest.mark.parametrize("call", ["prefill", "insert", "step", "nan"])
+@pytest.mark.parametrize("call", ["prefill", "insert", "insert, late", "step", "nan"])
 def test_a_fault_ends_its_request_and_not_the_loop(call: str) -> None:
     engine = Faulty()
     scheduler = Scheduler(engine, ByteTokenizer())
@@ -167,6 +167,45 @@ def test_a_fault_ends_its_request_and_not_the_loop(call: str) -> None:
     _, inbox = send(scheduler, ask("unlucky"))
     assert isinstance(inbox.end(), Failed)
     assert send(scheduler, ask("next"))[1].text() == by_hand("next")
+    assert settled(scheduler)
+    scheduler.close()
+
+
+@pytest.mark.parametrize("call", ["fork", "release"])
+def test_a_fault_after_the_answer_does_not_take_it_back(call: str) -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer(), SchedulerSettings(prefix_cache_bytes=10**6))
+    whole = by_hand("lucky", 40)
+    engine.broken.add(call)
+    for _ in range(3):
+        _, inbox = send(scheduler, ask("lucky", 60, stop=(whole[-3:],)))
+        assert inbox.text() == whole[:-3]
+        assert isinstance(inbox.end(), Done)
+    assert call not in engine.broken
+    assert settled(scheduler)
+    scheduler.close()
+
+
+@pytest.mark.parametrize("call", ["max_feed", "rewind"])
+def test_a_fault_in_speculation_ends_its_request_and_not_the_loop(call: str) -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer(), SchedulerSettings(lookup_tokens=3, lookup_ngram=1))
+    prompt = "aababcabcdabcde" * 4  # no draft from it can be right all along
+    engine.broken.add(call)
+    _, inbox = send(scheduler, ask(prompt, 60))
+    assert isinstance(inbox.end(), Failed)
+    assert send(scheduler, ask(prompt, 60))[1].text() == by_hand(prompt, 60)
+    assert settled(scheduler)
+    scheduler.close()
+
+
+def test_an_engine_that_gives_no_slot_back_fails_who_waits() -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer())
+    engine.lasting, engine.broken = True, {"release"}
+    assert [type(send(scheduler, ask("last", 5))[1].end()) for _ in range(4)] == [Done, Done, Failed, Failed]
+    engine.broken.clear()
+    assert isinstance(send(scheduler, ask("next", 5))[1].end(), Done)
     assert settled(scheduler)
     scheduler.close()
 
