@@ -140,7 +140,8 @@ class Copying(MockEngine):
 
 
 class Recorded(MockEngine):
-    """Writes down its calls, and waits before each while `gate` is closed.
+    """Writes down its calls, and waits before each while `gate` is closed. `hold` closes it at the next step that feeds
+    so many rows.
 
     calls: ("prefill", tokens run, kept logits) and ("step", rows, widest feed).
     """
@@ -148,6 +149,7 @@ class Recorded(MockEngine):
     def __init__(self, **sizes: int) -> None:
         super().__init__(**{"slots": 4, "max_len": 512, **sizes})
         self.calls: list[tuple[str, int, int]] = []
+        self.hold = 0
         self.gate = threading.Event()
         self.gate.set()
 
@@ -160,6 +162,9 @@ class Recorded(MockEngine):
         return prefix
 
     def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
+        if len(feed) == self.hold:
+            self.hold = 0
+            self.gate.clear()
         assert self.gate.wait(WAIT)
         self.calls.append(("step", len(feed), max(map(len, feed.values()))))
         return super().step(feed)

@@ -1,5 +1,6 @@
 """What the scheduler decides: how much prefill a turn takes, who goes first, who is refused, who is too late."""
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -41,10 +42,12 @@ class Server:
 
     def running(self, count: int = 1, max_tokens: int = 400) -> list[tuple[Ticket, Inbox]]:
         """Long answers under way, the engine then held at its gate."""
+        self.engine.hold = count
         made = [self.send(ask("runs", max_tokens)) for _ in range(count)]
         for _, inbox in made:
             assert inbox.started.wait(WAIT)
-        self.engine.gate.clear()
+        while self.engine.gate.is_set():
+            threading.Event().wait(0.001)
         return made
 
     def go_on(self) -> None:
@@ -179,11 +182,12 @@ def test_who_would_wait_longer_than_the_goal_is_refused_at_once(server: Server) 
     assert isinstance(waiting.end(), Done)
 
 
-@with_settings(slots=1, ttft_goal_ms=1)
+@with_settings(slots=1, ttft_goal_ms=1, max_waiting=0)
 def test_an_idle_server_refuses_nobody(server: Server) -> None:
     server.engine.prefill_delay = 0.001
     for _ in range(3):
         assert isinstance(server.send(ask("w" * 50, 5))[1].end(), Done)
+        assert settled(server.scheduler)
 
 
 def test_the_speed_is_measured_before_the_first_request() -> None:
