@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from tests.engine.scheduling import GREEDY, WAIT, Inbox, Recorded, ask, by_hand, send, settled
@@ -216,14 +217,8 @@ def test_prompt_scores_come_first_and_agree_with_the_engine(server: Server, coun
         line = whole[place - 1].astype(float)
         assert (entry.token, entry.piece, entry.offset) == (ord(prompt[place]), prompt[place].encode(), place)
         assert len(entry.top) == count
-        assert entry.logprob == pytest.approx(line[entry.token] - _log_sum(line), abs=1e-4)
+        assert entry.logprob == pytest.approx(line[entry.token] - np.logaddexp.reduce(line), abs=1e-4)
     assert {kept for kind, _, kept in server.engine.calls if kind == "prefill"} <= set(range(1, SCORED_CHUNK + 1))
-
-
-def _log_sum(line) -> float:
-    import numpy as np
-
-    return float(np.logaddexp.reduce(line))
 
 
 def test_scoring_alone_makes_no_token(server: Server) -> None:
