@@ -1,12 +1,11 @@
 """The scheduler's invariants: one terminal event each, slots come back, answers do not depend on their neighbours."""
 
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import pytest
 
-from tradewind.engine.contract import Logits, Prefix
+from tests.engine.scheduling import WAIT, Faulty, ask, by_hand, send, settled
 from tradewind.engine.mock import IM_END, MockEngine, best_next
 from tradewind.engine.requests import (
     TERMINAL,
@@ -22,70 +21,8 @@ from tradewind.engine.requests import (
     Request,
 )
 from tradewind.engine.sampling import SamplingParams
-from tradewind.engine.scheduler import Scheduler, SchedulerSettings, Ticket
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings
 from tradewind.engine.text import ByteTokenizer
-
-GREEDY = SamplingParams(temperature=0)
-WAIT = 20.0
-"""Seconds after which a test gives up on an event; never slept through."""
-
-
-class Inbox:
-    """A request's events as they came."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.started, self.ended = threading.Event(), threading.Event()
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        self.started.set()
-        if isinstance(event, TERMINAL):
-            self.ended.set()
-
-    def end(self) -> Event:
-        assert self.ended.wait(WAIT)
-        return self.events[-1]
-
-    def text(self, index: int = 0) -> str:
-        self.end()
-        return "".join(event.text for event in self.events if isinstance(event, Delta) and event.index == index)
-
-    def finish(self, index: int = 0) -> str | None:
-        return next(
-            e.finish_reason for e in self.events if isinstance(e, Delta) and e.index == index and e.finish_reason
-        )
-
-
-def ask(prompt: str, max_tokens: int = 20, **more: object) -> Request:
-    return Request(tuple(prompt.encode()), max_tokens, **{"sampling": GREEDY, "ignore_eos": True, **more})  # type: ignore[arg-type]
-
-
-def send(scheduler: Scheduler, request: Request) -> tuple[Ticket, Inbox]:
-    inbox = Inbox()
-    return scheduler.submit(request, inbox), inbox
-
-
-def settled(scheduler: Scheduler) -> bool:
-    """Whether all slots come back, within WAIT."""
-    deadline = time.monotonic() + WAIT
-    while time.monotonic() < deadline:
-        state = scheduler.snapshot()
-        if (state.free_slots, state.running, state.waiting) == (scheduler.engine.slots, 0, 0):
-            return True
-        threading.Event().wait(0.002)
-    return False
-
-
-def by_hand(prompt: str, max_tokens: int = 20) -> str:
-    tokens, made = list(prompt.encode()), b""
-    while len(made) < max_tokens:
-        best = best_next(tokens)
-        # A banned end leaves the runner-up: one id on, around the vocabulary of 258, is 0.
-        token = best if best != IM_END else 0
-        tokens.append(token)
-        made += bytes([token])
-    return made.decode()
 
 
 @pytest.fixture
@@ -222,36 +159,7 @@ def test_what_cannot_run_is_refused(scheduler: Scheduler) -> None:
             send(scheduler, bad)
 
 
-class Faulty(MockEngine):
-    """Raises at the calls it is told to, once each."""
-
-    def __init__(self) -> None:
-        super().__init__(slots=2, max_len=256)
-        self.broken: set[str] = set()
-
-    def _maybe(self, call: str) -> None:
-        if call in self.broken:
-            self.broken.discard(call)
-            raise RuntimeError(f"{call} broke")
-
-    def prefill(self, *args: object, **named: object) -> Prefix:  # type: ignore[override]
-        self._maybe("prefill")
-        return super().prefill(*args, **named)  # type: ignore[arg-type]
-
-    def insert(self, prefix: Prefix, slot: int) -> None:
-        self._maybe("insert")
-        super().insert(prefix, slot)
-
-    def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
-        self._maybe("step")
-        lines = super().step(feed)
-        if "nan" in self.broken:
-            self.broken.discard("nan")
-            next(iter(lines.values()))[:] = float("nan")
-        return lines
-
-
-@pytest.mark.parametrize("call", ["prefill", "insert", "step", "nan"])
+@pytest.mark.parametrize("call", ["prefill", "insert", "insert, late", "step", "nan"])
 def test_a_fault_ends_its_request_and_not_the_loop(call: str) -> None:
     engine = Faulty()
     scheduler = Scheduler(engine, ByteTokenizer())
@@ -259,6 +167,45 @@ def test_a_fault_ends_its_request_and_not_the_loop(call: str) -> None:
     _, inbox = send(scheduler, ask("unlucky"))
     assert isinstance(inbox.end(), Failed)
     assert send(scheduler, ask("next"))[1].text() == by_hand("next")
+    assert settled(scheduler)
+    scheduler.close()
+
+
+@pytest.mark.parametrize("call", ["fork", "release"])
+def test_a_fault_after_the_answer_does_not_take_it_back(call: str) -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer(), SchedulerSettings(prefix_cache_bytes=10**6))
+    whole = by_hand("lucky", 40)
+    engine.broken.add(call)
+    for _ in range(3):
+        _, inbox = send(scheduler, ask("lucky", 60, stop=(whole[-3:],)))
+        assert inbox.text() == whole[:-3]
+        assert isinstance(inbox.end(), Done)
+    assert call not in engine.broken
+    assert settled(scheduler)
+    scheduler.close()
+
+
+@pytest.mark.parametrize("call", ["max_feed", "rewind"])
+def test_a_fault_in_speculation_ends_its_request_and_not_the_loop(call: str) -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer(), SchedulerSettings(lookup_tokens=3, lookup_ngram=1))
+    prompt = "aababcabcdabcde" * 4  # no draft from it can be right all along
+    engine.broken.add(call)
+    _, inbox = send(scheduler, ask(prompt, 60))
+    assert isinstance(inbox.end(), Failed)
+    assert send(scheduler, ask(prompt, 60))[1].text() == by_hand(prompt, 60)
+    assert settled(scheduler)
+    scheduler.close()
+
+
+def test_an_engine_that_gives_no_slot_back_fails_who_waits() -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer())
+    engine.lasting, engine.broken = True, {"release"}
+    assert [type(send(scheduler, ask("last", 5))[1].end()) for _ in range(4)] == [Done, Done, Failed, Failed]
+    engine.broken.clear()
+    assert isinstance(send(scheduler, ask("next", 5))[1].end(), Done)
     assert settled(scheduler)
     scheduler.close()
 

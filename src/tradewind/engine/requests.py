@@ -2,6 +2,7 @@
 
 The life of a request: submitted -> waiting -> prefilling -> running -> exactly one terminal event (`Done`, `Failed`,
 `Cancelled`), after which nothing follows. Each answer of it gives `Delta`s; the last of them carries its finish reason.
+A request that asks for `prompt_logprobs` gets one `PromptLogprobs` before its first `Delta`.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,14 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Request:
-    """n answers to one prompt of token ids. max_tokens: of each answer, the token that ends it included."""
+    """n answers to one prompt of token ids. max_tokens: of each answer, the token that ends it included; 0 scores the
+    prompt and no more, and wants `prompt_logprobs`.
+
+    tenant: whose share of the engine this is, and whose cached prompts it may find. priority: smaller goes first.
+    deadline: on the clock of `time.monotonic`; what is not done then fails with `DeadlineExceeded`.
+    cache_salt: cached prompts are found only by requests of the same tenant, salt and adapter.
+    prompt_logprobs: how many alternatives to report for each prompt token, None for no report.
+    """
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -24,6 +32,12 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     adapter: str | None = None
+
+    tenant: str = ""
+    priority: int = 0
+    deadline: float | None = None
+    cache_salt: str | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,14 @@ class TokenLogprob:
     logprob: float
     top: tuple[tuple[int, bytes, float], ...]
     offset: int
-    """Characters of the answer before this token."""
+    """Characters of the answer before this token; in `PromptLogprobs`, of the prompt."""
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """One entry a prompt token, in order; None for the first, which nothing precedes."""
+
+    entries: tuple[TokenLogprob | None, ...]
 
 
 @dataclass(frozen=True)
@@ -51,15 +72,27 @@ class Delta:
 
 @dataclass(frozen=True)
 class Done:
-    """completion_tokens: all that were sampled, over all answers, ending tokens and stop strings included."""
+    """completion_tokens: all that were sampled, over all answers, ending tokens and stop strings included.
+
+    cached_tokens: of the prompt, found in the prefix cache and not run again. accepted_prediction_tokens and
+    rejected_prediction_tokens: drafts of the speculation that were, and were not, what the sampler chose; completion
+    tokens include the former only.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class DeadlineExceeded(Exception):
+    """The deadline of a request passed before its last token."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The engine or the sampler raised while it worked on this request."""
+    """The engine or the sampler raised while it worked on this request, or its deadline passed (`DeadlineExceeded`)."""
 
     error: Exception
 
@@ -69,7 +102,7 @@ class Cancelled:
     """The caller cancelled, or the scheduler closed."""
 
 
-Event = Delta | Done | Failed | Cancelled
+Event = PromptLogprobs | Delta | Done | Failed | Cancelled
 TERMINAL = (Done, Failed, Cancelled)
 Sink = Callable[[Event], None]
 """Called in the scheduler's thread: must return at once, and its errors cancel the request."""
@@ -80,7 +113,13 @@ class Refused(Exception):
 
 
 class QueueFull(Refused):
-    """As many requests wait as may."""
+    """As many requests wait as may, or longer than may be. retry_after: seconds, estimated, until one more would be
+    taken.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Closed(Refused):

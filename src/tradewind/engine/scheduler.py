@@ -1,14 +1,19 @@
 """Continuous batching: one thread owns the engine, requests join and leave its slots at any step.
 
 The life of a request here:
-1. `submit` checks it in the caller's thread and puts it last in the queue, or refuses it (`Refused`).
-2. When a slot is free, its prompt is prefilled in chunks, one chunk between two decode steps, so that a long prompt
-   delays running answers by a chunk at most.
-3. Each of its n answers takes a free slot as one comes, all from the one prefilled prefix.
-4. Every turn of the loop feeds all running answers one token together. An answer that ends frees its slot in that turn.
-5. A terminal event ends it: `Done`, `Failed` (an error of this request, which the loop survives) or `Cancelled`.
+1. `submit` checks it in the caller's thread and puts it in the queue, or refuses it (`Refused`): too many wait, or
+   longer than the goal allows (`tradewind.engine.admission`).
+2. The queue says who starts next (`tradewind.engine.queue`). What the prefix cache knows of its prompt is not run.
+3. Its prompt is prefilled in chunks, between two decode steps, under a budget of tokens a turn: several short prompts
+   share a turn, and a long one delays running answers by a chunk at most. Where no answer runs, none is delayed, and the
+   budget is `IDLE_CHUNKS` times as large: engines run longer chunks faster. Cancellations and deadlines wait for it.
+4. Each of its n answers takes a free slot as one comes, all from the one prefilled prefix.
+5. Every turn of the loop feeds all running answers together: the last token and, where few answers run, drafted ones
+   after it (`tradewind.engine.lookup`). An answer that ends frees its slot in that turn.
+6. A terminal event ends it: `Done`, `Failed` (an error of this request, which the loop survives, or its deadline,
+   waiting or running) or `Cancelled`.
 
-Not covered: priorities, fairness between tenants, deadlines, prefix reuse, speculation.
+Not covered: preemption of running answers, more than one partial prefill at a time.
 """
 
 import logging
@@ -16,103 +21,70 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
+from tradewind.engine.admission import Ahead, Load, check
 from tradewind.engine.answer import Answer
 from tradewind.engine.contract import Engine, Logits, Prefix
+from tradewind.engine.lookup import Lookup
+from tradewind.engine.prefix_cache import PrefixCache, salt, worth_a_copy
+from tradewind.engine.queue import ANSWER_COST, PROMPT_COST, FairQueue
 from tradewind.engine.requests import (
-    TERMINAL,
-    BadRequest,
     Cancelled,
     Closed,
-    ContextTooLong,
-    Done,
+    DeadlineExceeded,
+    Delta,
     Event,
     Failed,
     QueueFull,
     Request,
     Sink,
 )
+from tradewind.engine.row import Row
+from tradewind.engine.scoring import PromptScorer
+from tradewind.engine.settings import SchedulerSettings, Snapshot
+from tradewind.engine.slots import Slots
 from tradewind.engine.text import Tokenizer
+from tradewind.engine.ticket import Ticket
+from tradewind.engine.timings import Observer
+
+__all__ = ["Scheduler", "SchedulerSettings", "Snapshot", "Ticket"]
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class SchedulerSettings:
-    """prefill_chunk: prompt tokens run between two decode steps. max_waiting: requests that wait for their prefill."""
-
-    prefill_chunk: int = 128
-    max_waiting: int = 64
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Counts at one moment. seconds_since_progress: since a token was made or a chunk of a prompt run; at first
-    infinite.
-
-    running: answers in slots. waiting: requests accepted that have no answer in a slot yet.
-    """
-
-    running: int
-    waiting: int
-    free_slots: int
-    prompt_tokens: int
-    completion_tokens: int
-    seconds_since_progress: float
-
-
-class Ticket:
-    """A request that was accepted. `cancel` may be called from any thread, at any time, more than once."""
-
-    def __init__(self, request: Request, sink: Sink, answers: list[Answer], wake: Callable[[], None]) -> None:
-        self.request, self.sink, self.answers = request, sink, answers
-        self.unfinished = self.unstarted = len(answers)
-        self.cancelled = False
-        self.ended = False
-        self.prefix: Prefix | None = None
-        self._wake = wake
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        self._wake()
-
-    def take_prefix(self) -> Prefix:
-        """The prefilled prompt for one answer; let go of with the last, so that running answers hold no second copy."""
-        assert self.prefix is not None
-        prefix = self.prefix
-        self.unstarted -= 1
-        if not self.unstarted:
-            self.prefix = None
-        return prefix
-
-    def emit(self, event: Event) -> None:
-        """Pass an event on, and nothing after a terminal one."""
-        if self.ended:
-            return
-        self.ended = isinstance(event, TERMINAL)
-        try:
-            self.sink(event)
-        except Exception:
-            log.exception("the receiver of a request's events raised: the request is cancelled")
-            self.cancelled = True
+IDLE_CHUNKS = 2
+SCORED_CHUNK = 32
+"""Prompt tokens whose logits are kept at once: of a vocabulary of 49,152 they take 6 MB, and their log-probabilities
+some 20 ms."""
+LEAST_RETRY = 0.1
+"""Seconds."""
 
 
 class Scheduler:
     """Runs an engine for many callers. It owns the engine from here on: `close` ends every request, then the engine."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, settings: SchedulerSettings | None = None) -> None:
-        self.engine, self.tokenizer = engine, tokenizer
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        settings: SchedulerSettings | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.engine, self.tokenizer, self.observer = engine, tokenizer, observer
         self.settings = settings or SchedulerSettings()
-        self._waiting: deque[Ticket] = deque()
+        self._live: dict[Ticket, None] = {}  # accepted and not ended, as they came
+        self._queue = FairQueue()
+        self._prefilling: Ticket | None = None
         self._ready: deque[tuple[Ticket, Answer]] = deque()
-        self._running: dict[int, tuple[Ticket, Answer]] = {}
-        self._free = list(range(engine.slots))
+        self._slots = Slots(engine)
+        self._cache = PrefixCache(self.settings.prefix_cache_bytes)
+        self._load = Load(engine.slots, self.settings.prefill_chunk)
         self._changed = threading.Condition()
         self._closing = False
         self._progress = -math.inf
-        self._prompt_tokens = self._completion_tokens = 0
+        self._prompt_tokens = self._completion_tokens = self._drafted = self._accepted = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -120,44 +92,41 @@ class Scheduler:
 
     def submit(self, request: Request, sink: Sink) -> Ticket:
         """Accept a request: `sink` gets its events in the scheduler's thread. Raises Refused."""
-        self.check(request)
+        check(request, self.engine)
+        with self._changed:
+            self._admit(request)  # before the answers are made, as a refusal is to cost nothing
         answers = [Answer(request, index, self.tokenizer) for index in range(request.n)]
         ticket = Ticket(request, sink, answers, self._wake)
         with self._changed:
-            if self._closing or not self._thread.is_alive():
-                raise Closed("the server is shutting down")
-            if len(self._waiting) >= self.settings.max_waiting:
-                raise QueueFull(f"{len(self._waiting)} requests are waiting already")
-            self._waiting.append(ticket)
+            self._admit(request)  # others may have come meanwhile
+            self._live[ticket] = None
+            self._queue.add(ticket)
             self._changed.notify()
         return ticket
 
-    def check(self, request: Request) -> None:
-        """Raises ContextTooLong or BadRequest where the engine could not run it."""
-        if not request.prompt:
-            raise BadRequest("the prompt is empty")
-        if request.max_tokens < 1 or request.n < 1:
-            raise BadRequest("max_tokens and n are at least 1")
-        if len(request.prompt) + request.max_tokens > self.engine.max_len:
-            raise ContextTooLong(len(request.prompt), request.max_tokens, self.engine.max_len)
-        if not 0 <= min(request.prompt) <= max(request.prompt) < self.engine.vocab_size:
-            raise BadRequest(f"the prompt holds a token id outside the vocabulary of {self.engine.vocab_size}")
-
     def snapshot(self) -> Snapshot:
         with self._changed:
+            rows = list(self._slots.rows.values())
             return Snapshot(
-                running=len(self._running),
-                waiting=len(self._waiting) + len({id(ticket) for ticket, _ in self._ready}),
-                free_slots=len(self._free),
+                running=len(rows),
+                waiting=self._unstarted + len({ticket for ticket, _ in self._ready}),
+                free_slots=len(self._slots.free),
                 prompt_tokens=self._prompt_tokens,
                 completion_tokens=self._completion_tokens,
                 seconds_since_progress=time.monotonic() - self._progress,
+                prefill_rate=self._load.prefill_rate,
+                kv_usage=sum(row.length for row in rows) / (self.engine.slots * self.engine.max_len),
+                prefix_queries=self._cache.queries,
+                prefix_hits=self._cache.hits,
+                prefix_bytes=self._cache.nbytes,
+                drafted=self._drafted,
+                accepted=self._accepted,
             )
 
     @property
     def idle(self) -> bool:
         with self._changed:
-            return not (self._waiting or self._ready or self._running)
+            return not self._live
 
     def close(self, timeout: float = 10.0) -> None:
         """Cancel what is left, end the thread, close the engine. Callable more than once."""
@@ -170,9 +139,36 @@ class Scheduler:
         with self._changed:
             self._changed.notify()
 
+    @property
+    def _unstarted(self) -> int:
+        """Requests whose prompt is not prefilled."""
+        return len(self._queue) + (self._prefilling is not None)
+
+    def _admit(self, request: Request) -> None:
+        """Raises Closed or QueueFull. An idle scheduler takes whatever comes."""
+        if self._closing or not self._thread.is_alive():
+            raise Closed("the server is shutting down")
+        if not self._live:
+            return
+        wait, goal = self._load.wait(self._ahead()), self.settings.ttft_goal_ms / 1000
+        if self._unstarted >= self.settings.max_waiting:
+            raise QueueFull(f"{self._unstarted} requests are waiting already", max(LEAST_RETRY, wait - goal))
+        if goal and wait > goal:
+            message = f"the first token would take {wait:.1f} s to begin with, more than the goal of {goal:.1f} s"
+            raise QueueFull(message, max(LEAST_RETRY, wait - goal))
+
+    def _ahead(self) -> Ahead:
+        tokens, answers = self._queue.tokens, self._queue.answers + len(self._ready)
+        if self._prefilling is not None:
+            request, prefix = self._prefilling.request, self._prefilling.prefix
+            tokens += len(request.prompt) if prefix is None else len(prefix.pending)
+            answers += request.n
+        return Ahead(tokens, answers, len(self._slots.free), bool(self._slots.rows))
+
     # The engine's thread.
 
     def _run(self) -> None:
+        self._measure_prefill()
         while self._wait_for_work():
             for part in (self._sweep, self._prefill, self._fill_slots, self._decode):
                 try:
@@ -182,130 +178,241 @@ class Scheduler:
                     log.exception("the scheduler's %s raised", part.__name__)
         self._end_all()
 
+    def _measure_prefill(self) -> None:
+        """One chunk, so that the first refusals rest on a measurement."""
+        if not self.settings.ttft_goal_ms:
+            return
+        tokens = min(self.settings.prefill_chunk, self.engine.max_len)
+        try:
+            start = time.monotonic()
+            self.engine.prefill([0] * tokens)
+            self._load.prefilled(tokens, time.monotonic() - start)
+        except Exception:
+            log.exception("the speed of prefill could not be measured")
+
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not (self._closing or self._waiting or self._ready or self._running):
+            while not (self._closing or self._live):
                 self._changed.wait()
             return not self._closing
 
     def _sweep(self) -> None:
-        """Drop what was cancelled, and free its slots."""
-        for slot, (ticket, _) in list(self._running.items()):
-            if ticket.cancelled:
-                self._free_slot(slot)
-                ticket.emit(Cancelled())
+        """End what was cancelled or came too late, and take back slots that could not be freed before."""
+        now = time.monotonic()
         with self._changed:
-            if not any(ticket.cancelled for ticket in (*self._waiting, *(ticket for ticket, _ in self._ready))):
-                return
-            gone = [ticket for ticket in self._waiting if ticket.cancelled]
-            gone += [ticket for ticket, _ in self._ready if ticket.cancelled]
-            self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
-            self._ready = deque(pair for pair in self._ready if not pair[0].cancelled)
-        for ticket in gone:
-            ticket.emit(Cancelled())
+            over = [ticket for ticket in self._live if ticket.cancelled or ticket.late(now)]
+        for ticket in over:
+            late = DeadlineExceeded("the request's deadline passed before its last token")
+            self._end(ticket, Cancelled() if ticket.cancelled else Failed(late))
+        if self._slots.stuck:
+            self._free_stuck()
 
     def _prefill(self) -> None:
-        """Run one chunk of the first waiting prompt, if a slot will be there for it."""
+        """Run waiting prompts, as far as the budget of a turn goes, and start their answers."""
+        spent = 0
+        while (room := self._budget() - spent) > 0 and (ticket := self._next_prompt()) is not None:
+            try:
+                spent += self._run_chunk(ticket, room)
+            except Exception as error:
+                self._fail(ticket, error)
+            self._fill_slots()
+
+    def _budget(self) -> int:
+        return self.settings.prefill_chunk * (1 if self._slots.rows else IDLE_CHUNKS)
+
+    def _next_prompt(self) -> Ticket | None:
+        """The prompt that is half done, else the queue's next where a slot will be there for it."""
         with self._changed:
-            if not self._waiting or len(self._free) <= len(self._ready):
-                return
-            ticket = self._waiting[0]
-        request = ticket.request
-        try:
-            tokens = request.prompt if ticket.prefix is None else ()
-            ticket.prefix = self.engine.prefill(tokens, ticket.prefix, request.adapter, self.settings.prefill_chunk)
-        except Exception as error:
-            self._fail(ticket, error)
-            return
+            if self._prefilling is None and len(self._queue) and len(self._slots.free) > len(self._ready):
+                self._prefilling = self._queue.take()
+            return self._prefilling
+
+    def _run_chunk(self, ticket: Ticket, room: int) -> int:
+        """Run at most `room` tokens of its prompt; gives how many."""
+        request, past = ticket.request, ticket.prefix
+        tokens: tuple[int, ...] = ()
+        if past is None:
+            past = self._begin(ticket)
+            tokens = request.prompt[ticket.cached :]
+        scorer = ticket.scorer
+        start = time.monotonic()
+        budget = room if scorer is None else min(room, SCORED_CHUNK)
+        prefix = self.engine.prefill(tokens, past, request.adapter, budget, keep_logits=scorer is not None)
         self._progress = time.monotonic()
-        if not ticket.prefix.pending:
-            with self._changed:
-                self._waiting.popleft()
+        ran = prefix.length - (past.length if past is not None else 0)
+        with self._changed:
+            ticket.prefix = replace(prefix, all_logits=None)
+            self._load.prefilled(ran, self._progress - start)
+            self._queue.charge(request.tenant, PROMPT_COST * ran)
+        if scorer is not None and prefix.all_logits is not None:
+            scorer.add(prefix.all_logits)
+        if not prefix.pending:
+            self._end_prompt(ticket)
+        return ran
+
+    def _begin(self, ticket: Ticket) -> Prefix | None:
+        """What is known of the prompt. Where each of its tokens is to be scored, each has to be run."""
+        request = ticket.request
+        ticket.clock.prompt_begun()
+        if request.prompt_logprobs is not None:
+            ticket.scorer = PromptScorer(request.prompt, request.prompt_logprobs, self.tokenizer)
+            return None
+        known = self._cache.find(salt(request), request.prompt)
+        ticket.cached = known.length if known is not None else 0
+        return known
+
+    def _end_prompt(self, ticket: Ticket) -> None:
+        request = ticket.request
+        ticket.clock.prompt_done()
+        assert ticket.prefix is not None
+        self._cache.insert(salt(request), request.prompt, ticket.prefix)
+        with self._changed:
+            self._prefilling = None
+            self._prompt_tokens += len(request.prompt)
+            if request.max_tokens:
                 self._ready.extend((ticket, answer) for answer in ticket.answers)
-                self._prompt_tokens += len(request.prompt)
+        if ticket.scorer is not None:
+            ticket.emit(ticket.scorer.event)
+        if not request.max_tokens:
+            for index in range(request.n):
+                ticket.emit(Delta(index, "", 0, (), "length"))
+            self._end(ticket, ticket.done)
 
     def _fill_slots(self) -> None:
         """Start answers whose prompt is prefilled: their first token needs no slot, the next ones do."""
-        while self._ready and self._free:
-            ticket, answer = self._ready.popleft()
-            prefix = ticket.take_prefix()
+        while self._ready and self._slots.free:
+            with self._changed:
+                ticket, answer = self._ready.popleft()
             try:
-                self._accept(ticket, answer, prefix.logits)
-                if answer.finish_reason is None:
-                    self.engine.insert(prefix, self._free[-1])
-                    with self._changed:
-                        self._running[self._free.pop()] = (ticket, answer)
+                self._start(ticket, answer)
             except Exception as error:
                 self._fail(ticket, error)
+
+    def _start(self, ticket: Ticket, answer: Answer) -> None:
+        prefix = ticket.take_prefix()
+        if prefix.logits is None:
+            raise RuntimeError("the engine gave no logits")
+        row = Row(ticket, answer, Lookup.of(ticket.request, self.settings))
+        self._accept(row, prefix.logits[None], ())
+        if row.finished:
+            self._end_answer(ticket)
+            return
+        self._slots.start(row, prefix)
 
     def _decode(self) -> None:
-        """Feed every running answer its last token, all in one step."""
-        if not self._running:
+        """Feed every running answer its last token and its draft, all in one step."""
+        if not self._slots.rows:
             return
+        rows = dict(self._slots.rows)
         try:
-            lines = self.engine.step({slot: (answer.last,) for slot, (_, answer) in self._running.items()})
+            start = time.monotonic()
+            drafts = self._drafts(rows)
+            lines = self.engine.step({slot: (row.answer.last, *drafts[slot]) for slot, row in rows.items()})
+            self._load.stepped(time.monotonic() - start)
         except Exception as error:
             # Nobody can tell whose fault it was, nor what the rows hold now.
-            for ticket in {id(ticket): ticket for ticket, _ in self._running.values()}.values():
+            for ticket in dict.fromkeys(row.ticket for row in rows.values()):
                 self._fail(ticket, error)
             return
-        for slot, (ticket, answer) in list(self._running.items()):
-            if slot not in self._running:
-                continue  # its request failed with an earlier row of this step
-            try:
-                self._accept(ticket, answer, lines[slot][-1])
-            except Exception as error:
-                self._fail(ticket, error)
-                continue
-            if answer.finish_reason is not None:
-                self._free_slot(slot)
+        failed: dict[Ticket, Exception] = {}
+        for slot, row in rows.items():
+            with _noting(failed, row.ticket):
+                self._accept(row, lines[slot], drafts[slot])
+        for slot, row in rows.items():  # only now, as the engine's next call may end the life of `lines`
+            with _noting(failed, row.ticket):
+                if row.ticket not in failed:
+                    self._settle(slot, row)
+        for ticket, fault in failed.items():
+            self._fail(ticket, fault)
 
-    def _accept(self, ticket: Ticket, answer: Answer, logits: Logits | None) -> None:
-        if logits is None:
-            raise RuntimeError("the engine gave no logits")
-        delta = answer.accept(logits)
+    def _drafts(self, rows: Mapping[int, Row]) -> dict[int, tuple[int, ...]]:
+        if not self.settings.lookup_tokens or len(rows) > self.settings.lookup_max_rows:
+            return dict.fromkeys(rows, ())
+        return {slot: row.draft(self.engine.max_feed(slot)) for slot, row in rows.items()}
+
+    def _accept(self, row: Row, lines: Logits, draft: tuple[int, ...]) -> None:
+        before = len(row.tokens)
+        right = row.accept(lines, draft)
+        count = len(row.tokens) - before
         self._progress = time.monotonic()
-        self._completion_tokens += 1
-        if delta is not None:
-            ticket.emit(delta)
-        if answer.finish_reason is not None:
-            ticket.unfinished -= 1
-            if not ticket.unfinished:
-                ticket.emit(Done(len(ticket.request.prompt), sum(one.count for one in ticket.answers)))
+        self._completion_tokens += count
+        self._drafted += len(draft)
+        self._accepted += right
+        with self._changed:
+            self._queue.charge(row.ticket.request.tenant, ANSWER_COST * count)
+
+    def _settle(self, slot: int, row: Row) -> None:
+        """After a step: drop rejected drafts, and the row of an answer that ended."""
+        if self.engine.length(slot) > row.length:
+            self.engine.rewind(slot, row.length)
+        if not row.finished:
+            return
+        self._keep_answer(slot, row)
+        self._free_slot(slot)
+        self._end_answer(row.ticket)
+
+    def _keep_answer(self, slot: int, row: Row) -> None:
+        """For the next turn of a chat, which begins with this one."""
+        request = row.ticket.request
+        if not self._cache.budget or request.n > 1 or row.answer.finish_reason != "stop":
+            return
+        if worth_a_copy(len(row.tokens), row.length):
+            try:
+                self._cache.insert(salt(request), (*request.prompt, *row.tokens)[: row.length], self.engine.fork(slot))
+            except Exception:
+                log.exception("an answer could not be kept")  # which is no fault of the request
+
+    def _end_answer(self, ticket: Ticket) -> None:
+        ticket.unfinished -= 1
+        if not ticket.unfinished:
+            self._end(ticket, ticket.done)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
-        """End one request with an error, wherever it is, and free its slots."""
+        """End one request with an error."""
         log.error("a request failed: %s: %s", type(error).__name__, error, exc_info=error)
-        self._withdraw(ticket)
-        ticket.emit(Failed(error))
+        self._end(ticket, Failed(error))
 
-    def _withdraw(self, ticket: Ticket) -> None:
+    def _end(self, ticket: Ticket, event: Event) -> None:
+        """Take a request out, wherever it is, free its slots, and tell its end: once."""
         with self._changed:
-            self._waiting = deque(one for one in self._waiting if one is not ticket)
+            if ticket not in self._live:
+                return
+            del self._live[ticket]
+            self._queue.remove(ticket)
             self._ready = deque(pair for pair in self._ready if pair[0] is not ticket)
-        for slot in [slot for slot, (one, _) in self._running.items() if one is ticket]:
+            if self._prefilling is ticket:
+                self._prefilling = None
+        for slot in [slot for slot, row in self._slots.rows.items() if row.ticket is ticket]:
             self._free_slot(slot)
+        ticket.prefix = None
+        ticket.emit(event)
+        if self.observer is None:
+            return
+        try:
+            self.observer(ticket.timings(event))
+        except Exception:
+            log.exception("the observer raised")
 
     def _free_slot(self, slot: int) -> None:
-        """A slot that the engine does not give back is lost, and said so; the others go on."""
-        with self._changed:
-            del self._running[slot]
-        try:
-            self.engine.release(slot)
-        except Exception:
-            log.exception("slot %d could not be released", slot)
-            return
-        with self._changed:
-            self._free.append(slot)
+        self._load.held(time.monotonic() - self._slots.end(slot).since)
+
+    def _free_stuck(self) -> None:
+        self._slots.retry()
+        if self._slots.lost:
+            for ticket in list(self._live):
+                self._fail(ticket, RuntimeError("the engine gives no slot back"))
 
     def _end_all(self) -> None:
-        with self._changed:
-            tickets = [*self._waiting, *(ticket for ticket, _ in self._ready)]
-            self._waiting.clear()
-            self._ready.clear()
-        tickets += [ticket for ticket, _ in self._running.values()]
-        for slot in list(self._running):
-            self._free_slot(slot)
-        for ticket in tickets:
-            ticket.emit(Cancelled())
+        for ticket in list(self._live):
+            self._end(ticket, Cancelled())
+        self._cache.clear()
         self.engine.close()
+
+
+@contextmanager
+def _noting(failed: dict[Ticket, Exception], ticket: Ticket) -> Iterator[None]:
+    """What goes wrong with one answer is its request's failure, and the other answers go on."""
+    try:
+        yield
+    except Exception as error:
+        failed.setdefault(ticket, error)

@@ -1,0 +1,84 @@
+"""Whether a request can be run at all, and how long it would wait for its prefill to begin.
+
+The latter is estimated from what the engine was measured to do:
+
+    wait = tokens / prefill rate  +  turns * step  +  slots short * hold / slots
+
+tokens: of the prompts ahead, the rest of the one being prefilled included (cached parts too: they are found only when a
+prompt starts). turns: tokens / chunk, rounded up, where answers are running: each chunk then shares its turn with a
+decode step. slots short: answers ahead, plus one for this request, minus free slots, at least 0; hold: seconds an answer
+keeps its slot (Little's law: `slots` of them end every `hold`). Rates and times are moving averages; the rate is one of
+sums, so that many short chunks do not outvote the long ones. The request's own prefill is not in it: a refusal cannot
+shorten that, and a long prompt would then never be taken on a busy server.
+
+It knows no queue and no clock.
+"""
+
+import math
+from dataclasses import dataclass
+
+from tradewind.engine.contract import Engine
+from tradewind.engine.requests import BadRequest, ContextTooLong, Request
+
+KEPT = 0.9
+"""Share of a moving average that an observation leaves as it was."""
+
+
+def check(request: Request, engine: Engine) -> None:
+    """Raises ContextTooLong or BadRequest where the engine could not run it."""
+    if not request.prompt:
+        raise BadRequest("the prompt is empty")
+    if request.max_tokens < (1 if request.prompt_logprobs is None else 0) or request.n < 1:
+        raise BadRequest("max_tokens and n are at least 1")
+    if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
+        raise BadRequest("prompt_logprobs is at least 0")
+    if len(request.prompt) + request.max_tokens > engine.max_len:
+        raise ContextTooLong(len(request.prompt), request.max_tokens, engine.max_len)
+    if not 0 <= min(request.prompt) <= max(request.prompt) < engine.vocab_size:
+        raise BadRequest(f"the prompt holds a token id outside the vocabulary of {engine.vocab_size}")
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is before a request: tokens of prompts, answers without a slot, free slots, whether answers are running."""
+
+    tokens: int
+    answers: int
+    free: int
+    running: bool
+
+
+class Load:
+    """Moving averages, and the estimate from them: 0 of what was never observed."""
+
+    def __init__(self, slots: int, chunk: int) -> None:
+        self.slots, self.chunk = slots, chunk
+        self.step: float | None = None
+        self.hold: float | None = None
+        self._tokens = self._seconds = 0.0
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens a second; None before the first observation."""
+        return self._tokens / self._seconds if self._seconds else None
+
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        self._tokens = KEPT * self._tokens + tokens
+        self._seconds = KEPT * self._seconds + seconds
+
+    def stepped(self, seconds: float) -> None:
+        self.step = _average(self.step, seconds)
+
+    def held(self, seconds: float) -> None:
+        self.hold = _average(self.hold, seconds)
+
+    def wait(self, ahead: Ahead) -> float:
+        """Seconds; see the module's formula."""
+        prefill = ahead.tokens / self.prefill_rate if self.prefill_rate else 0.0
+        turns = math.ceil(ahead.tokens / self.chunk) if ahead.running else 0
+        short = max(0, ahead.answers + 1 - ahead.free)
+        return prefill + turns * (self.step or 0.0) + short * (self.hold or 0.0) / self.slots
+
+
+def _average(before: float | None, seen: float) -> float:
+    return seen if before is None else KEPT * before + (1 - KEPT) * seen

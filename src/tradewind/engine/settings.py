@@ -1,0 +1,49 @@
+"""What a scheduler is set to, and what it says of itself."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """prefill_chunk: prompt tokens run between two decode steps. max_waiting: requests that wait for their prefill.
+
+    ttft_goal_ms: a request that would wait longer for its prefill to begin is refused; 0: only `max_waiting` counts.
+    prefix_cache_bytes: of keys and values kept for prompts to come; 0: none.
+    lookup_tokens: drafted tokens a step at most; 0: no speculation. lookup_ngram: the longest n-gram looked up.
+    lookup_max_rows: answers running at most where drafts are made: a long feed for one row is padding for all others.
+    """
+
+    prefill_chunk: int = 128
+    max_waiting: int = 64
+    ttft_goal_ms: int = 0
+    prefix_cache_bytes: int = 0
+    lookup_tokens: int = 0
+    lookup_ngram: int = 3
+    lookup_max_rows: int = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counts at one moment, and totals since the start.
+
+    running: answers in slots. waiting: requests accepted that have no answer in a slot yet. prompt_tokens: of prompts
+    prefilled, cached ones included. seconds_since_progress: since a token was made or a chunk of a prompt run; at first
+    infinite. prefill_rate: prompt tokens a second, a moving average; None before the first. kv_usage: share of the
+    slots' positions that hold a token. prefix_queries, prefix_hits: prompt tokens looked up and found. prefix_bytes:
+    kept for prompts to come. drafted, accepted: tokens of the speculation. preemptions: always 0, there are none.
+    """
+
+    running: int
+    waiting: int
+    free_slots: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds_since_progress: float
+    prefill_rate: float | None
+    kv_usage: float
+    prefix_queries: int
+    prefix_hits: int
+    prefix_bytes: int
+    drafted: int
+    accepted: int
+    preemptions: int = 0

@@ -1,0 +1,127 @@
+"""Who starts next: priorities, tenants' shares, and that nobody waits for ever."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from tradewind.engine import queue as module
+from tradewind.engine.queue import ANSWER_COST, OLDEST_EVERY, PROMPT_COST, FairQueue
+from tradewind.engine.requests import Request
+from tradewind.engine.ticket import Ticket
+
+
+def ticket(tenant: str = "", priority: int = 0, prompt: int = 10, n: int = 1) -> Ticket:
+    return Ticket(
+        Request((0,) * prompt, 5, tenant=tenant, priority=priority, n=n), lambda event: None, [], lambda: None
+    )
+
+
+def filled(*tickets: Ticket) -> FairQueue:
+    queue = FairQueue()
+    for one in tickets:
+        queue.add(one)
+    return queue
+
+
+def served(queue: FairQueue, count: int, answer: int = 10) -> list[Ticket]:
+    """The next `count`, each charged for its prompt and `answer` tokens."""
+    out = []
+    for _ in range(count):
+        one = queue.take()
+        queue.charge(one.request.tenant, PROMPT_COST * len(one.request.prompt) + ANSWER_COST * answer)
+        out.append(one)
+    return out
+
+
+def test_one_tenant_one_priority_is_first_come_first_served() -> None:
+    tickets = [ticket() for _ in range(20)]
+    assert served(filled(*tickets), 20) == tickets
+
+
+def test_smaller_priorities_first() -> None:
+    low, normal, high = ticket(priority=5), ticket(), ticket(priority=-1)
+    assert served(filled(low, normal, high), 3) == [high, normal, low]
+
+
+def test_a_low_priority_moves_on_under_endless_high_ones() -> None:
+    low = [ticket(priority=9) for _ in range(3)]
+    queue = filled(*low)
+    waited = []
+    for turn in range(1, 4 * OLDEST_EVERY):
+        queue.add(ticket())
+        queue.add(ticket())
+        if served(queue, 1)[0] in low:
+            waited.append(turn)
+    assert waited == [OLDEST_EVERY, 2 * OLDEST_EVERY, 3 * OLDEST_EVERY]
+
+
+def test_tenants_that_wait_share_the_tokens_evenly() -> None:
+    """One sends many short requests, one few long ones: what each is served differs by one long request at most."""
+    many = [ticket("many", prompt=10) for _ in range(200)]
+    few = [ticket("few", prompt=100) for _ in range(20)]
+    queue = filled(*many, *few)
+    tokens: Counter[str] = Counter()
+    while queue:
+        one = served(queue, 1, answer=0)[0]
+        tokens[one.request.tenant] += len(one.request.prompt)
+        if {other.request.tenant for other in queue} == {"many", "few"}:
+            assert abs(tokens["many"] - tokens["few"]) <= 100
+
+
+def test_idle_time_is_not_saved_up() -> None:
+    queue = filled(*[ticket("busy") for _ in range(100)])
+    served(queue, 50)
+    for _ in range(50):
+        queue.add(ticket("new"))
+    assert {one.request.tenant for one in served(queue, 4)} == {"busy", "new"}
+
+
+def test_coming_back_to_an_empty_queue_forgets_no_debt() -> None:
+    """The last to leave is the mark: who was served less than it is lifted, who was served more keeps its counter."""
+    queue = filled(ticket("greedy"))
+    served(queue, 1, answer=10_000)
+    queue.add(ticket("modest"))
+    assert queue._served["modest"] == queue._served["greedy"]
+    served(queue, 1)
+    queue.charge("greedy", 10_000)
+    queue.add(ticket("modest"))
+    queue.add(ticket("greedy"))
+    assert served(queue, 1)[0].request.tenant == "modest"
+
+
+def test_no_tenant_starves_a_random_crowd_of_them() -> None:
+    draw = random.Random(0)
+    queue = FairQueue()
+    victim = ticket("victim", priority=3)
+    for turn in range(200):
+        for _ in range(2):
+            queue.add(ticket(f"tenant {draw.randrange(6)}", draw.choice([-2, 0, 1, 3]), draw.randrange(1, 60)))
+        if turn == 20:
+            queue.add(victim)
+        if served(queue, 1)[0] is victim:
+            break
+    else:
+        pytest.fail("the victim never started")
+
+
+def test_sums_follow_what_waits() -> None:
+    first, second = ticket(prompt=7, n=3), ticket("b", prompt=5)
+    queue = filled(first, second)
+    assert (len(queue), queue.tokens, queue.answers, set(queue)) == (2, 12, 4, {first, second})
+    queue.remove(first)
+    queue.remove(first)
+    assert (len(queue), queue.tokens, queue.answers, list(queue)) == (1, 5, 1, [second])
+    assert queue.take() is second
+    assert (len(queue), queue.tokens, queue.answers, list(queue)) == (0, 0, 0, [])
+    with pytest.raises(ValueError):
+        queue.take()
+
+
+def test_tenants_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TENANTS", 8)
+    queue = FairQueue()
+    for number in range(1000):
+        queue.add(ticket(f"tenant {number}"))
+        served(queue, 1)
+    assert len(queue._served) <= 9
