@@ -2,20 +2,29 @@
 
 The life of a request: submitted -> waiting -> prefilling -> running -> exactly one terminal event (`Done`, `Failed`,
 `Cancelled`), after which nothing follows. Each answer of it gives `Delta`s; the last of them carries its finish reason.
+A prompt whose log-probabilities were asked for gives one `Scored` ahead of them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tradewind.engine.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from tradewind.engine.grammar import Grammar  # its library is a server's, not every scheduler's
 
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """n answers to one prompt of token ids. max_tokens: of each answer, the token that ends it included."""
+    """n answers to one prompt of token ids. max_tokens: of each answer, the token that ends it included; 0 runs the prompt
+    only.
+
+    grammar: what each answer keeps to; `ignore_eos` does not lengthen such an answer. echo_logprobs: score the prompt's
+    own tokens too, with `sampling.logprobs` alternatives; its prefill cannot come from a cache then.
+    """
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -24,18 +33,20 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     adapter: str | None = None
+    grammar: "Grammar | None" = None
+    echo_logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """text is the token's own bytes as text, with U+FFFD where they are no whole characters."""
+    """piece: the token's own bytes, none for a special token. logprob: None for the first token of a prompt."""
 
     token: int
     piece: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, bytes, float], ...]
     offset: int
-    """Characters of the answer before this token."""
+    """Characters of the answer, or of the prompt, before this token."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +61,25 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The prompt's tokens with their log-probabilities: once, before the first delta."""
+
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True)
 class Done:
-    """completion_tokens: all that were sampled, over all answers, ending tokens and stop strings included."""
+    """completion_tokens: all that were sampled, over all answers, ending tokens and stop strings included.
+
+    cached_tokens: of the prompt, those whose keys and values were there already. accepted_ and
+    rejected_prediction_tokens: drafts of speculation that were, or were not, what the sampler chose.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +94,7 @@ class Cancelled:
     """The caller cancelled, or the scheduler closed."""
 
 
-Event = Delta | Done | Failed | Cancelled
+Event = Delta | Scored | Done | Failed | Cancelled
 TERMINAL = (Done, Failed, Cancelled)
 Sink = Callable[[Event], None]
 """Called in the scheduler's thread: must return at once, and its errors cancel the request."""

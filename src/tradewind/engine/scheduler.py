@@ -32,8 +32,10 @@ from tradewind.engine.requests import (
     Failed,
     QueueFull,
     Request,
+    Scored,
     Sink,
 )
+from tradewind.engine.scoring import PromptScores
 from tradewind.engine.text import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Ticket:
         self.cancelled = False
         self.ended = False
         self.prefix: Prefix | None = None
+        self.scores: PromptScores | None = None
         self._wake = wake
 
     def cancel(self) -> None:
@@ -123,6 +126,8 @@ class Scheduler:
         self.check(request)
         answers = [Answer(request, index, self.tokenizer) for index in range(request.n)]
         ticket = Ticket(request, sink, answers, self._wake)
+        if request.echo_logprobs:
+            ticket.scores = PromptScores(request, self.tokenizer)
         with self._changed:
             if self._closing or not self._thread.is_alive():
                 raise Closed("the server is shutting down")
@@ -136,8 +141,8 @@ class Scheduler:
         """Raises ContextTooLong or BadRequest where the engine could not run it."""
         if not request.prompt:
             raise BadRequest("the prompt is empty")
-        if request.max_tokens < 1 or request.n < 1:
-            raise BadRequest("max_tokens and n are at least 1")
+        if request.max_tokens < 0 or request.n < 1:
+            raise BadRequest("max_tokens is at least 0 and n at least 1")
         if len(request.prompt) + request.max_tokens > self.engine.max_len:
             raise ContextTooLong(len(request.prompt), request.max_tokens, self.engine.max_len)
         if not 0 <= min(request.prompt) <= max(request.prompt) < self.engine.vocab_size:
@@ -213,12 +218,22 @@ class Scheduler:
         request = ticket.request
         try:
             tokens = request.prompt if ticket.prefix is None else ()
-            ticket.prefix = self.engine.prefill(tokens, ticket.prefix, request.adapter, self.settings.prefill_chunk)
+            ticket.prefix = self.engine.prefill(
+                tokens,
+                ticket.prefix,
+                request.adapter,
+                self.settings.prefill_chunk,
+                keep_logits=ticket.scores is not None,
+            )
+            if ticket.scores is not None:
+                ticket.scores.add(ticket.prefix.all_logits)
         except Exception as error:
             self._fail(ticket, error)
             return
         self._progress = time.monotonic()
         if not ticket.prefix.pending:
+            if ticket.scores is not None:
+                ticket.emit(Scored(tuple(ticket.scores.entries)))
             with self._changed:
                 self._waiting.popleft()
                 self._ready.extend((ticket, answer) for answer in ticket.answers)
@@ -263,9 +278,10 @@ class Scheduler:
     def _accept(self, ticket: Ticket, answer: Answer, logits: Logits | None) -> None:
         if logits is None:
             raise RuntimeError("the engine gave no logits")
+        before = answer.count
         delta = answer.accept(logits)
         self._progress = time.monotonic()
-        self._completion_tokens += 1
+        self._completion_tokens += answer.count - before
         if delta is not None:
             ticket.emit(delta)
         if answer.finish_reason is not None:
