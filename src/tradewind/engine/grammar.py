@@ -43,7 +43,7 @@ MULTIPLES = 1000
 """The product of a schema's `multipleOf`s: each becomes an automaton with as many states."""
 KEPT = 64
 """Structures kept compiled."""
-JSON_SPACE = {"whitespace_pattern": r"[ \n]{0,8}"}
+JSON_SPACE = r"[ \n]{0,8}"
 LIMITS = LLParserLimits(
     initial_lexer_fuel=200_000,
     step_lexer_fuel=100_000,
@@ -171,7 +171,7 @@ def _json_schema(source: str) -> str:
     product = math.prod(_multiples(schema))
     if not product <= MULTIPLES:
         raise BadStructure(f"multipleOf is enforced for whole numbers whose product is at most {MULTIPLES}")
-    return LLMatcher.grammar_from_json_schema(source, overrides=JSON_SPACE)
+    return LLMatcher.grammar_from_json_schema(source, overrides={"whitespace_pattern": JSON_SPACE})
 
 
 def _multiples(schema: Any) -> list[float]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from tradewind.engine.grammar import ANY_OBJECT, Structure
@@ -19,6 +20,7 @@ from tradewind.engine.grammar import ANY_OBJECT, Structure
 STOPS, STOP_LENGTH = 4, 256
 BIASES, TOKEN_ID = 1024, "(0|[1-9][0-9]{0,8})"
 CHOICES, CHOICE_LENGTH = 1024, 4096
+STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")
 NOTHING: dict[str, tuple[object, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none"),
@@ -97,6 +99,11 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _given(name: str) -> JsonDict:
+    """The schema of an object in which this field is not null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
 def _bias(value: object) -> object:
     """{"token id": bias} -> pairs."""
     if value is None:
@@ -105,13 +112,21 @@ def _bias(value: object) -> object:
         raise PydanticCustomError("invalid_value", f"logit_bias maps at most {BIASES} token ids to numbers")
     if not all(isinstance(key, str) and re.fullmatch(TOKEN_ID, key) for key in value):
         raise PydanticCustomError("invalid_value", "the keys of logit_bias are token ids")
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) <= 100 for one in value.values()):
+    if not all(
+        isinstance(one, int | float) and not isinstance(one, bool) and abs(one) <= 100 for one in value.values()
+    ):
         raise PydanticCustomError("invalid_value", "the values of logit_bias are numbers from -100 to 100")
     return tuple((int(key), float(one)) for key, one in value.items())
 
 
 TEXT, IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["type", "text"]}
+PROMPT = {"type": "string", "minLength": 1}
+PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": TEXT},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
 STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": STOP_LENGTH}
 Content = Annotated[
     str, BeforeValidator(_one_text), WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": PART}]})
@@ -124,7 +139,7 @@ Stop = Annotated[
 Prompts = Annotated[
     tuple[str | tuple[int, ...], ...],
     BeforeValidator(_prompts),
-    WithJsonSchema({"anyOf": [TEXT, *({"type": "array", "items": one, "minItems": 1} for one in (TEXT, IDS)), IDS]}),
+    WithJsonSchema({"anyOf": [PROMPT, *({"type": "array", "items": one, "minItems": 1} for one in (PROMPT, IDS)), IDS]}),
 ]
 Temperature = Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)]
 Share = Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -180,6 +195,8 @@ class StructuredOutputs(Strict):
     """Exactly one of the fields. json: a schema, or one as a string. choice: the answer is one of these texts.
     grammar: Lark or GBNF.
     """
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [_given(name) for name in STRUCTURES]})
 
     json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
     json_object: Literal[True] | None = None

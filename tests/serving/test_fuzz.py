@@ -1,0 +1,82 @@
+"""The API against its own document: Schemathesis sends what the document allows, and what it forbids.
+
+Nothing may be a 5xx; every reply has a documented status, content type and body; what the document forbids is refused;
+every slot comes back. Not asked for: that all the document allows is taken (no schema says what fits the context, or is
+a regular expression).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.python.asgi import shutdown_lifespans
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.serving.conftest import until
+from tradewind.engine.mock import MockEngine
+from tradewind.engine.scheduler import Scheduler
+from tradewind.engine.text import ByteTokenizer
+from tradewind.serving.app import create_app
+from tradewind.serving.settings import ServeSettings
+
+POSTS = ("/v1/chat/completions", "/v1/completions")
+GETS = ("/health", "/ready", "/v1/models", "/v1/models/{name}")
+SLOTS = 4
+
+
+@contextmanager
+def document() -> Iterator[tuple[BaseSchema, Scheduler]]:
+    """The document of an app over the mock engine, called in this process."""
+    scheduler = Scheduler(MockEngine(slots=SLOTS, max_len=256), ByteTokenizer())
+    app = create_app(scheduler, ByteTokenizer(), "mock", ServeSettings(max_choices=16))
+    try:
+        yield schemathesis.openapi.from_asgi("/openapi.json", app), scheduler
+    finally:
+        shutdown_lifespans()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[BaseSchema, Scheduler]]:
+    with document() as made:
+        yield made
+
+
+def whole(value: object) -> object:
+    """2.0 is an integer in a schema's eyes, not in the API's."""
+    if isinstance(value, dict):
+        return {key: whole(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def fuzz(served: tuple[BaseSchema, Scheduler], path: str, method: str, mode: GenerationMode, examples: int) -> int:
+    """How many requests were answered with 200."""
+    schema, scheduler = served
+    operation = schema[path][method]
+    answered = 0
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def one(case: Case) -> None:
+        nonlocal answered
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            case.body = whole({**case.body, "model": "mock"})
+        response = case.call()
+        case.validate_response(response, excluded_checks=[positive_data_acceptance])
+        answered += response.status_code == 200
+
+    one()
+    until(lambda: scheduler.snapshot().free_slots == SLOTS and scheduler.idle)
+    return answered
