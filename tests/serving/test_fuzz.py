@@ -26,10 +26,11 @@ from tradewind.serving.settings import ServeSettings
 POSTS = ("/v1/chat/completions", "/v1/completions")
 GETS = ("/health", "/ready", "/v1/models", "/v1/models/{name}")
 SLOTS = 4
+Served = tuple[BaseSchema, Scheduler]
 
 
 @contextmanager
-def document() -> Iterator[tuple[BaseSchema, Scheduler]]:
+def document() -> Iterator[Served]:
     """The document of an app over the mock engine, called in this process."""
     scheduler = Scheduler(MockEngine(slots=SLOTS, max_len=256), ByteTokenizer())
     app = create_app(scheduler, ByteTokenizer(), "mock", ServeSettings(max_choices=16))
@@ -40,7 +41,7 @@ def document() -> Iterator[tuple[BaseSchema, Scheduler]]:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[tuple[BaseSchema, Scheduler]]:
+def served() -> Iterator[Served]:
     with document() as made:
         yield made
 
@@ -54,7 +55,7 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def fuzz(served: tuple[BaseSchema, Scheduler], path: str, method: str, mode: GenerationMode, examples: int) -> int:
+def fuzz(served: Served, path: str, method: str, mode: GenerationMode, examples: int) -> int:
     """How many requests were answered with 200."""
     schema, scheduler = served
     operation = schema[path][method]
@@ -80,3 +81,29 @@ def fuzz(served: tuple[BaseSchema, Scheduler], path: str, method: str, mode: Gen
     one()
     until(lambda: scheduler.snapshot().free_slots == SLOTS and scheduler.idle)
     return answered
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("path", POSTS)
+def test_bodies(served: Served, path: str, mode: GenerationMode) -> None:
+    answered = fuzz(served, path, "post", mode, 120)
+    assert (answered > 10) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_what_is_read(served: Served, path: str) -> None:
+    fuzz(served, path, "get", GenerationMode.POSITIVE, 30)
+
+
+def test_the_model_that_is_served(served: Served) -> None:
+    case = served[0]["/v1/models/{name}"]["get"].Case(path_parameters={"name": "mock"})
+    assert case.call_and_validate().status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("path", POSTS)
+def test_ten_thousand(served: Served, path: str, mode: GenerationMode) -> None:
+    """2,500 examples in each of four, a request each at least."""
+    fuzz(served, path, "post", mode, 2500)

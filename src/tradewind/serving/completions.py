@@ -25,6 +25,7 @@ from tradewind.serving.errors import ApiError, refusal
 from tradewind.serving.generation import Generation, Numbered
 from tradewind.serving.replies import Call, ChatFormat, Choice, Format, TextFormat, likeliest, sse, text_of, usage
 from tradewind.serving.settings import ServeSettings
+from tradewind.serving.shapes import ChatChunkChoice, TextChunkChoice
 from tradewind.serving.wire import ChatRequest, CompletionRequest
 
 LONG_TEXT = 4096
@@ -195,7 +196,7 @@ class Reply:
         openings = (self.form.opening(index) for index in range(count))
         return [self._event(opening) for opening in openings if opening is not None]
 
-    def _event(self, choice: dict[str, Any]) -> str:
+    def _event(self, choice: ChatChunkChoice | TextChunkChoice) -> str:
         frame = self.call.frame(self.form.chunk, [choice])
         if not self.wire.include_usage:
             del frame["usage"]

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from tradewind.serving.shapes import ChatReply, ErrorReply, Model, ModelList, TextReply
+from tradewind.serving.shapes import ChatChunk, ChatReply, ErrorReply, Model, ModelList, TextChunk, TextReply
 from tradewind.serving.wire import NOTHING
 
 REF = "#/components/schemas/{model}"
@@ -21,7 +21,8 @@ REPLIES: dict[str, tuple[str, Any]] = {
     "/v1/models/{name}": ("get", Model),
 }
 """Path -> its method and what it answers with status 200."""
-STREAMED = ("/v1/chat/completions", "/v1/completions")
+CHUNKS: dict[str, Any] = {"/v1/chat/completions": ChatChunk, "/v1/completions": TextChunk}
+"""Path -> what each server-sent event holds, but the last, which is `[DONE]`, or an error."""
 PROBES = ("/health", "/ready")
 """Paths whose errors are no bodies of the API's shape."""
 
@@ -58,7 +59,7 @@ def _requests(wires: tuple[type[BaseModel], ...]) -> dict[str, Any]:
 
 
 def _replies() -> dict[str, Any]:
-    shapes = (*(shape for _, shape in REPLIES.values()), ErrorReply)
+    shapes = (*(shape for _, shape in REPLIES.values()), *CHUNKS.values(), ErrorReply)
     adapters: list[tuple[Any, Literal["serialization"], TypeAdapter[Any]]]
     adapters = [(shape, "serialization", TypeAdapter(shape)) for shape in shapes]
     return TypeAdapter.json_schemas(adapters, ref_template=REF)[1]["$defs"]
@@ -72,10 +73,21 @@ def _describe_responses(path: str, method: str, responses: dict[str, Any]) -> No
         return
     reply = REPLIES.get(path)
     if reply is not None and reply[0] == method:
-        content = {"application/json": {"schema": {"$ref": REF.format(model=reply[1].__name__)}}}
-        if path in STREAMED:
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+        content = _json(reply[1])
+        if path in CHUNKS:
+            content["text/event-stream"] = {"itemSchema": _event(CHUNKS[path])}
         responses["200"] = {"description": "What was asked for.", "content": content}
-    error = {"application/json": {"schema": {"$ref": REF.format(model=ErrorReply.__name__)}}}
     for status in ("4XX", "5XX"):
-        responses[status] = {"description": "An error in OpenAI's shape.", "content": error}
+        responses[status] = {"description": "An error in OpenAI's shape.", "content": _json(ErrorReply)}
+
+
+def _json(shape: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": REF.format(model=shape.__name__)}}}
+
+
+def _event(chunk: Any) -> dict[str, Any]:
+    """A server-sent event whose data is a chunk, an error or the mark of the end."""
+    shapes = [{"$ref": REF.format(model=shape.__name__)} for shape in (chunk, ErrorReply)]
+    held = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": shapes}}
+    data = {"if": {"const": "[DONE]"}, "else": held}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}

@@ -12,9 +12,12 @@ from typing import Any, Protocol
 from tradewind.engine.requests import Delta, Done, FinishReason, TokenLogprob
 from tradewind.serving.shapes import (
     ChatChoice,
+    ChatChunkChoice,
+    ChatDelta,
     ChatLogprobs,
     ScoredToken,
     TextChoice,
+    TextChunkChoice,
     TextLogprobs,
     TokenScore,
     Usage,
@@ -80,8 +83,8 @@ class Format(Protocol):
     chunk: str
 
     def choice(self, index: int, choice: Choice, logprobs: bool) -> ChatChoice | TextChoice: ...
-    def opening(self, index: int) -> Json | None: ...
-    def delta(self, index: int, delta: Delta, logprobs: bool) -> Json: ...
+    def opening(self, index: int) -> ChatChunkChoice | None: ...
+    def delta(self, index: int, delta: Delta, logprobs: bool) -> ChatChunkChoice | TextChunkChoice: ...
 
 
 class ChatFormat:
@@ -95,12 +98,12 @@ class ChatFormat:
             "finish_reason": choice.finish_reason,
         }
 
-    def opening(self, index: int) -> Json:
+    def opening(self, index: int) -> ChatChunkChoice:
         """The chunk that names the role; it holds no text, and time to first token does not count it."""
-        delta = {"role": "assistant", "content": "", "refusal": None}
+        delta: ChatDelta = {"role": "assistant", "content": "", "refusal": None}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def delta(self, index: int, delta: Delta, logprobs: bool) -> Json:
+    def delta(self, index: int, delta: Delta, logprobs: bool) -> ChatChunkChoice:
         return {
             "index": index,
             "delta": {"content": delta.text} if delta.text else {},
@@ -120,7 +123,7 @@ class TextFormat:
     def opening(self, index: int) -> None:
         return None
 
-    def delta(self, index: int, delta: Delta, logprobs: bool) -> Json:
+    def delta(self, index: int, delta: Delta, logprobs: bool) -> TextChunkChoice:
         entries = text_logprobs(delta.logprobs) if logprobs else None
         return {"index": index, "text": delta.text, "logprobs": entries, "finish_reason": delta.finish_reason}
 

@@ -1,6 +1,6 @@
 """The bodies that go out, as types: replies are checked against them by mypy, the OpenAPI document is made of them."""
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -66,23 +66,61 @@ class Usage(TypedDict):
     completion_tokens_details: CompletionTokensDetails
 
 
+class ChatDelta(TypedDict, total=False):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChunkChoice(TypedDict):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class TextChunkChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+
+
 class Head(TypedDict):
     id: str
     created: int
     model: str
     system_fingerprint: str
-    usage: Usage
 
 
 class ChatReply(Head):
     object: Literal["chat.completion"]
     service_tier: Literal["default"]
     choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatChunk(Head):
+    """usage: null but in the last chunk, and there only where `stream_options.include_usage` asked for it."""
+
+    object: Literal["chat.completion.chunk"]
+    service_tier: Literal["default"]
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
 
 
 class TextReply(Head):
     object: Literal["text_completion"]
     choices: list[TextChoice]
+    usage: Usage
+
+
+class TextChunk(Head):
+    """usage: as in a chunk of a chat."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChunkChoice]
+    usage: NotRequired[Usage | None]
 
 
 class Model(TypedDict):

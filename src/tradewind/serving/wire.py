@@ -139,7 +139,9 @@ Stop = Annotated[
 Prompts = Annotated[
     tuple[str | tuple[int, ...], ...],
     BeforeValidator(_prompts),
-    WithJsonSchema({"anyOf": [PROMPT, *({"type": "array", "items": one, "minItems": 1} for one in (PROMPT, IDS)), IDS]}),
+    WithJsonSchema(
+        {"anyOf": [PROMPT, *({"type": "array", "items": one, "minItems": 1} for one in (PROMPT, IDS)), IDS]}
+    ),
 ]
 Temperature = Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)]
 Share = Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)]
