@@ -12,9 +12,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
-from schemathesis.python.asgi import shutdown_lifespans
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.types import Receive, Scope, Send
 
 from tests.serving.conftest import until
 from tradewind.engine.mock import MockEngine
@@ -31,13 +31,19 @@ Served = tuple[BaseSchema, Scheduler]
 
 @contextmanager
 def document() -> Iterator[Served]:
-    """The document of an app over the mock engine, called in this process."""
+    """The document of an app over the mock engine, called in this process; closed here, not after the first test as
+    Schemathesis closes an app.
+    """
     scheduler = Scheduler(MockEngine(slots=SLOTS, max_len=256), ByteTokenizer())
     app = create_app(scheduler, ByteTokenizer(), "mock", ServeSettings(max_choices=16))
-    try:
-        yield schemathesis.openapi.from_asgi("/openapi.json", app), scheduler
-    finally:
-        shutdown_lifespans()
+
+    async def open_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        await app(scope, receive, send)
+
+    yield schemathesis.openapi.from_asgi("/openapi.json", open_app), scheduler
+    scheduler.close()
 
 
 @pytest.fixture(scope="module")
