@@ -5,12 +5,14 @@ every slot comes back. Not asked for: that all the document allows is taken (no 
 a regular expression).
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -61,11 +63,11 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def fuzz(served: Served, path: str, method: str, mode: GenerationMode, examples: int) -> int:
-    """How many requests were answered with 200."""
+def fuzz(served: Served, path: str, method: str, mode: GenerationMode, examples: int) -> Counter[str]:
+    """How many requests were answered with status 200, by content type."""
     schema, scheduler = served
     operation = schema[path][method]
-    answered = 0
+    answered: Counter[str] = Counter()
 
     @settings(
         max_examples=examples,
@@ -75,14 +77,14 @@ def fuzz(served: Served, path: str, method: str, mode: GenerationMode, examples:
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def one(case: Case) -> None:
-        nonlocal answered
+    @given(case=operation.as_strategy(generation_mode=mode), stream=st.booleans())
+    def one(case: Case, stream: bool) -> None:
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-            case.body = whole({**case.body, "model": "mock"})
+            case.body = whole({**case.body, "model": "mock", "stream": stream})
         response = case.call()
         case.validate_response(response, excluded_checks=[positive_data_acceptance])
-        answered += response.status_code == 200
+        if response.status_code == 200:
+            answered[response.headers["content-type"][0].partition(";")[0]] += 1
 
     one()
     until(lambda: scheduler.snapshot().free_slots == SLOTS and scheduler.idle)
@@ -93,7 +95,10 @@ def fuzz(served: Served, path: str, method: str, mode: GenerationMode, examples:
 @pytest.mark.parametrize("path", POSTS)
 def test_bodies(served: Served, path: str, mode: GenerationMode) -> None:
     answered = fuzz(served, path, "post", mode, 120)
-    assert (answered > 10) == (mode is GenerationMode.POSITIVE)
+    if mode is GenerationMode.POSITIVE:
+        assert min(answered["application/json"], answered["text/event-stream"]) > 10
+    else:
+        assert not answered
 
 
 @pytest.mark.parametrize("path", GETS)
