@@ -130,6 +130,12 @@ def test_answers_of_one_grammar_do_not_share_their_place() -> None:
     assert np.flatnonzero(second.allowed()).tolist() == [ord("a")]
 
 
+def test_a_property_may_be_called_as_a_keyword_is() -> None:
+    schema = {"type": "object", "properties": {"multipleOf": {"const": 1}}, "required": ["multipleOf"]}
+    matcher = compiled(Structure("json_schema", json.dumps(schema | {"additionalProperties": False}))).matcher()
+    assert [matcher.advance(token) for token in b'{"multipleOf":1}'][-1]
+
+
 def test_one_structure_is_compiled_once() -> None:
     assert compiled(ANY_OBJECT) is compiled(ANY_OBJECT)
 
@@ -145,6 +151,7 @@ BAD = {
     "large multiple": ("json_schema", '{"type": "integer", "multipleOf": 1000003}'),
     "many multiples": ("json_schema", '{"allOf": [{"multipleOf": 97}, {"multipleOf": 89}]}'),
     "odd multiple": ("json_schema", '{"items": [{"multipleOf": 0.1}]}'),
+    "many fields": ("json_schema", json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(1001)}})),
     "deep": ("json_schema", '{"items":' * 500 + "{}" + "}" * 500),
     "very deep": ("json_schema", '{"items":' * 6000 + "{}" + "}" * 6000),
     "too long": ("json_schema", json.dumps({"enum": ["x" * LONGEST]})),
@@ -170,6 +177,6 @@ def test_bad_structures_are_refused(case: str) -> None:
 
 
 def test_a_structure_that_proves_too_complex_on_the_way_says_so() -> None:
-    many_fields = json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(3000)}})
+    many_fields = json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(900)}})
     with pytest.raises(BadStructure, match="max is 2000"):
         answer(Structure("json_schema", many_fields), "bytes", 0)
