@@ -13,7 +13,7 @@ logit_lists = st.lists(st.floats(-20, 20, width=16), min_size=1, max_size=300)
 
 
 def naive(logits: list[float], params: SamplingParams) -> dict[int, float]:
-    """Token -> probability, written from the definitions: temperature, then top-k, then top-p."""
+    """Token -> probability, written from the definitions: temperature, then top-k, then top-p, then min-p."""
     best = max(logits)
     weights = [math.exp((value - best) / params.temperature) for value in logits]
     ranked = sorted(range(len(logits)), key=lambda token: (-weights[token], token))
@@ -26,6 +26,7 @@ def naive(logits: list[float], params: SamplingParams) -> dict[int, float]:
         mass += weights[token] / total
         if params.top_p < 1 and mass >= params.top_p:
             break
+    kept = [token for token in kept if weights[token] >= params.min_p * max(weights)]
     total = math.fsum(weights[token] for token in kept)
     return {token: weights[token] / total for token in kept}
 
@@ -36,11 +37,12 @@ def naive(logits: list[float], params: SamplingParams) -> dict[int, float]:
     temperature=st.sampled_from([0.3, 1.0, 2.0]),
     top_p=st.sampled_from([0.0, 0.13, 0.5, 0.9, 1.0]),
     top_k=st.sampled_from([0, 1, 3, 50, 1000]),
+    min_p=st.sampled_from([0.0, 0.03, 0.4, 1.0]),
 )
 def test_candidates_are_those_of_the_definition(
-    logits: list[float], temperature: float, top_p: float, top_k: int
+    logits: list[float], temperature: float, top_p: float, top_k: int, min_p: float
 ) -> None:
-    params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k)
+    params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
     tokens, weights = candidates(np.array(logits, np.float32), params)
     want = naive(logits, params)
     got = dict(zip(tokens.tolist(), (weights / weights.sum()).tolist(), strict=True))
@@ -123,3 +125,63 @@ def test_a_share_falls_where_running_sums_say(weights: list[float], share: float
     total = math.fsum(weights)
     assert math.fsum(weights[:place]) <= share * total * (1 + 1e-6) + 1e-12
     assert math.fsum(weights[: place + 1]) >= share * total * (1 - 1e-6)
+
+
+def penalised(logits: list[float], params: SamplingParams, prompt: list[int], made: list[int]) -> list[float]:
+    """What is chosen from, written from the definitions."""
+    changed = []
+    for token, value in enumerate(logits):
+        if token in prompt or token in made:
+            value = value / params.repetition_penalty if value > 0 else value * params.repetition_penalty
+        value -= params.presence_penalty * (token in made) + params.frequency_penalty * made.count(token)
+        changed.append(value + dict(params.logit_bias).get(token, 0))
+    return changed
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lines=st.lists(st.lists(st.floats(-8, 8, width=16), min_size=6, max_size=6), min_size=1, max_size=12),
+    presence=st.sampled_from([0.0, -2.0, 1.3]),
+    frequency=st.sampled_from([0.0, -0.5, 2.0]),
+    repetition=st.sampled_from([1.0, 0.5, 1.9]),
+    bias=st.sampled_from([(), ((0, 100.0),), ((2, -100.0), (5, 1.5))]),
+)
+def test_penalties_and_bias_are_those_of_the_definition(
+    lines: list[list[float]],
+    presence: float,
+    frequency: float,
+    repetition: float,
+    bias: tuple[tuple[int, float], ...],
+) -> None:
+    params = SamplingParams(
+        temperature=0,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+        repetition_penalty=repetition,
+        logit_bias=bias,
+    )
+    prompt, made = [1, 3], []
+    sampler = Sampler(params, prompt=prompt)
+    for line in lines:
+        logits = np.array(line, np.float32)
+        token = sampler(logits).token
+        want = penalised(line, params, prompt, made)
+        assert want[token] == pytest.approx(max(want), abs=1e-3)  # float32 of values up to 100
+        assert logits.tolist() == line  # the engine's own buffer is left alone
+        made.append(token)
+
+
+def test_where_nothing_is_asked_for_the_logits_are_not_copied() -> None:
+    logits = np.zeros(8, np.float32)
+    assert Sampler(SamplingParams(temperature=0))._changed(logits, None) is logits
+    asked = SamplingParams(presence_penalty=0.1), SamplingParams(logit_bias=((1, 1.0),))
+    assert all(Sampler(params)._changed(logits, None) is not logits for params in asked)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_only_what_is_allowed_is_chosen(temperature: float) -> None:
+    sampler = Sampler(SamplingParams(temperature=temperature, seed=1, logprobs=1, logit_bias=((0, 50.0),)))
+    allowed = np.array([False, True, True])
+    drawn = [sampler(np.array([9, 1, 2, 50], np.float32), allowed) for _ in range(20)]
+    assert {one.token for one in drawn} <= {1, 2}
+    assert {one.top[0][0] for one in drawn} == {3}  # log-probabilities stay the model's own

@@ -154,7 +154,7 @@ def test_the_queue_is_bounded(slow: Scheduler) -> None:
 def test_what_cannot_run_is_refused(scheduler: Scheduler) -> None:
     with pytest.raises(ContextTooLong, match="256 tokens, but 260"):
         send(scheduler, ask("x" * 250, 10))
-    for bad in (Request((), 5), Request((300,), 5), Request((-1,), 5), Request((1,), 0), Request((1,), 5, n=0)):
+    for bad in (Request((), 5), Request((300,), 5), Request((-1,), 5), Request((1,), -1), Request((1,), 5, n=0)):
         with pytest.raises(BadRequest):
             send(scheduler, bad)
 

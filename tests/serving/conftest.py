@@ -12,10 +12,11 @@ import pytest
 
 from tradewind.engine.contract import Engine
 from tradewind.engine.mock import MockEngine
-from tradewind.engine.scheduler import Scheduler, SchedulerSettings
+from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.serving.app import create_app
 from tradewind.serving.keys import Keyring
+from tradewind.serving.metrics import Metrics
 from tradewind.serving.middleware import Observer
 from tradewind.serving.server import Server, bind, config_of
 from tradewind.serving.settings import ServeSettings
@@ -67,9 +68,10 @@ def serving(
     traces: Observer | None = None,
 ) -> Iterator[Served]:
     tokenizer = tokenizer or ByteTokenizer()
-    scheduler = Scheduler(engine, tokenizer, SchedulerSettings(max_waiting=settings.max_waiting))
+    metrics = Metrics(model, engine.max_len)
+    scheduler = Scheduler(engine, tokenizer, settings.scheduler, observer=metrics.finished)
     listener = bind("127.0.0.1", 0)
-    server = Server(config_of(create_app(scheduler, tokenizer, model, settings, keys, traces=traces), settings))
+    server = Server(config_of(create_app(scheduler, tokenizer, model, settings, keys, metrics, traces), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)

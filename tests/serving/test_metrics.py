@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +12,7 @@ from prometheus_client.samples import Sample
 from tests.serving.conftest import Served, serving, until
 from tests.serving.test_robustness import CHAT, GOOD, raw_request
 from tradewind.engine.mock import MockEngine
+from tradewind.engine.timings import RequestTimings
 from tradewind.serving.metrics import Metrics, tokens_up_to
 from tradewind.serving.settings import ServeSettings
 
@@ -23,6 +25,8 @@ VLLM = {
     "num_preemptions": "counter",
     "prompt_tokens": "counter",
     "generation_tokens": "counter",
+    "spec_decode_num_draft_tokens": "counter",
+    "spec_decode_num_accepted_tokens": "counter",
     "request_success": "counter",
     "request_prompt_tokens": "histogram",
     "request_generation_tokens": "histogram",
@@ -43,22 +47,10 @@ GENAI = (
 )
 
 
-@dataclass
-class Timings:
-    """As the scheduler tells them."""
-
-    prompt_tokens: int = 12
-    cached_tokens: int = 8
-    completion_tokens: int = 3
-    finish_reason: str = "stop"
-    queued_s: float = 0.4
-    prefill_s: float = 0.2
-    ttft_s: float | None = 0.03
-    decode_s: float = 0.6
-    e2e_s: float = 0.7
-    inter_token_s: list[float] = field(default_factory=lambda: [0.02, 0.03])
-    n: int = 2
-    max_tokens: int = 64
+def ended(**changes: Any) -> RequestTimings:
+    """As the scheduler tells of a request."""
+    usual = RequestTimings("", 0, 12, 8, 3, "stop", 0.4, 0.2, 0.03, 0.6, 0.7, [0.02, 0.03], n=2, max_tokens=64)
+    return replace(usual, **changes)
 
 
 def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -105,9 +97,9 @@ def test_names_types_and_the_model(served: Served) -> None:
 
 def test_a_finished_request_is_in_every_distribution() -> None:
     metrics = Metrics("mock", 2048)
-    metrics.finished(Timings())
-    metrics.finished(Timings(finish_reason="cancelled", ttft_s=None, completion_tokens=0, inter_token_s=[]))
-    metrics.finished(Timings(finish_reason="deadline"))
+    metrics.finished(ended())
+    metrics.finished(ended(finish_reason="cancelled", ttft_s=None, completion_tokens=0, inter_token_s=[]))
+    metrics.finished(ended(finish_reason="deadline"))
     text = text_of(metrics)
     for name, count, total in (
         ("request_prompt_tokens", 3, 36),
@@ -199,6 +191,6 @@ def test_a_call_in_genai_terms(served: Served) -> None:
 
 def test_apps_share_nothing() -> None:
     first, second = Metrics("mock", 64), Metrics("mock", 64)
-    first.finished(Timings())
+    first.finished(ended())
     assert value(text_of(first), "vllm:request_prompt_tokens_count") == 1
     assert value(text_of(second), "vllm:request_prompt_tokens_count") == 0

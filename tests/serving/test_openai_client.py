@@ -43,7 +43,10 @@ def test_chat(quick: Served) -> None:
         "prompt_tokens": prompt,
         "completion_tokens": 12,
         "total_tokens": prompt + 12,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
     }
+    assert reply.service_tier == "default"
     assert reply.id.startswith("chatcmpl-")
     assert reply.system_fingerprint == f"mock-{quick.engine.weights_digest[:12]}"
 
@@ -165,19 +168,47 @@ def test_an_answer_without_max_tokens_ends_with_the_context(quick: Served) -> No
     assert (reply.usage.total_tokens, reply.choices[0].finish_reason) == (512, "length")
 
 
-@pytest.mark.parametrize("field", ["frequency_penalty", "logit_bias", "response_format", "tools", "user", "store"])
+REFUSED = {
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "functions": [{"name": "f"}],
+    "audio": {"voice": "alloy", "format": "wav"},
+    "modalities": ["text", "audio"],
+    "prediction": {"type": "content", "content": "a"},
+    "reasoning_effort": "high",
+    "verbosity": "low",
+    "service_tier": "flex",
+    "store": True,
+    "web_search_options": {},
+    "suffix": "a",
+    "echo": True,
+    "best_of": 2,
+    "guided_json": {},
+    "min_tokens": 5,
+    "cache_salt": "a",
+    "chat_template_kwargs": {},
+}
+"""What others serve and this server does not, in a chat."""
+
+
+@pytest.mark.parametrize("field", REFUSED)
 def test_fields_without_effect_are_refused_by_name(quick: Served, field: str) -> None:
-    values = {
-        "frequency_penalty": 0.5,
-        "logit_bias": {"5": 1},
-        "response_format": {"type": "json_object"},
-        "tools": [{"type": "function", "function": {"name": "f"}}],
-        "user": "me",
-        "store": True,
-    }
     with pytest.raises(openai.BadRequestError) as caught:
-        quick.client().chat.completions.create(**GREEDY, **{field: values[field]})
+        quick.client().chat.completions.create(**GREEDY | {"extra_body": {"ignore_eos": True, field: REFUSED[field]}})
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", field)
+
+
+def test_suffix_is_refused(quick: Served) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        quick.client().completions.create(model="mock", prompt="a", suffix="b")
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "suffix")
+
+
+def test_labels_change_nothing(quick: Served) -> None:
+    labels = {"user": "me", "safety_identifier": "x" * 64, "metadata": {"run": "1"}, "store": False}
+    reply = quick.client().chat.completions.create(**GREEDY, max_tokens=9, prompt_cache_key="k", **labels)
+    assert reply.choices[0].message.content == by_hand(9)
 
 
 def test_fields_that_ask_for_nothing_are_taken(quick: Served) -> None:

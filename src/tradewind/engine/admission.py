@@ -28,8 +28,8 @@ def check(request: Request, engine: Engine) -> None:
     """Raises ContextTooLong or BadRequest where the engine could not run it."""
     if not request.prompt:
         raise BadRequest("the prompt is empty")
-    if request.max_tokens < (1 if request.prompt_logprobs is None else 0) or request.n < 1:
-        raise BadRequest("max_tokens and n are at least 1")
+    if request.max_tokens < 0 or request.n < 1:
+        raise BadRequest("max_tokens is at least 0 and n at least 1")
     if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
         raise BadRequest("prompt_logprobs is at least 0")
     if len(request.prompt) + request.max_tokens > engine.max_len:

@@ -1,6 +1,7 @@
 """One answer in the making: sampled tokens become text, log-probabilities and a finish reason.
 
-It knows its request and the tokenizer, not the engine or the other answers.
+It knows its request and the tokenizer, not the engine or the other answers. `accept` is called once a position, in
+order, until `finish_reason` is set.
 """
 
 from collections.abc import Collection
@@ -17,9 +18,11 @@ class Answer:
 
     def __init__(self, request: Request, index: int, tokenizer: Tokenizer) -> None:
         self.request, self.index, self.tokenizer = request, index, tokenizer
-        self.ends: Collection[int] = () if request.ignore_eos else frozenset(tokenizer.eos_token_ids)
-        banned = tuple(tokenizer.eos_token_ids) if request.ignore_eos else ()
-        self.sampler = Sampler(request.sampling, index, banned)
+        self.matcher = None if request.grammar is None else request.grammar.matcher()
+        endless = request.ignore_eos and self.matcher is None
+        self.ends: Collection[int] = () if endless else frozenset(tokenizer.eos_token_ids)
+        banned = tuple(tokenizer.eos_token_ids) if endless else ()
+        self.sampler = Sampler(request.sampling, index, banned, request.prompt)
         self.specials = frozenset(tokenizer.special_ids)
         self.stream = TextStream(request.stop)
         self.count = 0
@@ -29,8 +32,13 @@ class Answer:
         self._logprobs: list[TokenLogprob] = []
 
     def accept(self, logits: Logits) -> Delta | None:
-        """logits [vocab] after the last token. None where nothing can be shown yet."""
-        sampled = self.sampler(logits)
+        """logits [vocab] after the last token. None where nothing can be shown yet. Raises BadStructure where the grammar
+        proves too complex, ValueError where the logits are not finite.
+        """
+        if not self.request.max_tokens:
+            self.finish_reason = "length"
+            return Delta(self.index, "", 0, (), self.finish_reason)
+        sampled = self.sampler(logits, None if self.matcher is None else self.matcher.allowed())
         self.last = sampled.token
         self.count += 1
         text = self._text(sampled)
@@ -48,8 +56,12 @@ class Answer:
         text = self.stream.add(self._bytes(sampled.token))
         if sampled.logprob is not None:
             self._logprobs.append(self._entry(sampled, sampled.logprob, offset))
+        whole = self.matcher is not None and self.matcher.advance(sampled.token)
         if self.stream.stopped:
             self.finish_reason = "stop"
+        elif whole:
+            self.finish_reason = "stop"
+            text += self.stream.finish()
         elif self.count >= self.request.max_tokens:
             self.finish_reason = "length"
             text += self.stream.finish()

@@ -7,18 +7,22 @@ A request that asks for `prompt_logprobs` gets one `PromptLogprobs` before its f
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tradewind.engine.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from tradewind.engine.grammar import Grammar  # its library is a server's, not every scheduler's
 
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """n answers to one prompt of token ids. max_tokens: of each answer, the token that ends it included; 0 scores the
-    prompt and no more, and wants `prompt_logprobs`.
+    """n answers to one prompt of token ids. max_tokens: of each answer, the token that ends it included; 0 runs the prompt
+    and no more.
 
+    grammar: what each answer keeps to; `ignore_eos` does not lengthen such an answer.
     tenant: whose share of the engine this is, and whose cached prompts it may find. priority: smaller goes first.
     deadline: on the clock of `time.monotonic`; what is not done then fails with `DeadlineExceeded`.
     cache_salt: cached prompts are found only by requests of the same tenant, salt and adapter.
@@ -32,7 +36,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     adapter: str | None = None
-
+    grammar: "Grammar | None" = None
     tenant: str = ""
     priority: int = 0
     deadline: float | None = None
@@ -42,11 +46,11 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """text is the token's own bytes as text, with U+FFFD where they are no whole characters."""
+    """piece: the token's own bytes, none for a special token. logprob: None for the first token of a prompt."""
 
     token: int
     piece: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, bytes, float], ...]
     offset: int
     """Characters of the answer before this token; in `PromptLogprobs`, of the prompt."""
@@ -54,9 +58,9 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class PromptLogprobs:
-    """One entry a prompt token, in order; None for the first, which nothing precedes."""
+    """One entry a prompt token, in order; the first has no log-probability, as nothing precedes it."""
 
-    entries: tuple[TokenLogprob | None, ...]
+    entries: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True)

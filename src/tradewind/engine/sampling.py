@@ -1,11 +1,16 @@
-"""Choosing a token from logits: greedy, temperature, top-k, top-p, seed, log-probabilities.
+"""Choosing a token from logits: penalties, bias, temperature, top-k, top-p, min-p, seed, log-probabilities.
 
 One `Sampler` belongs to one answer and draws one number a token from a generator of its own, so that an answer's tokens
-depend on its seed and logits and never on its neighbours. It knows no text, no stops and no engine.
+depend on its seed, logits and own tokens and never on its neighbours. It knows no text, no stops and no engine.
 
-Not covered: penalties, logit bias, min-p, grammars.
+The order: repetition penalty (Keskar et al. 2019, as in Hugging Face's `generate`), presence and frequency penalty
+(OpenAI's definition), bias, what is banned or not allowed; then the largest, or temperature, top-k, top-p, min-p and a
+draw. An answer that asks for none of the first four is sampled from the engine's logits in place, without a copy.
+Log-probabilities are of the model's own distribution, before any of these.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +30,11 @@ COLDEST = 1e-6
 class SamplingParams:
     """temperature 0 is greedy. top_k 0 is off. seed None draws one. logprobs: how many alternatives to report, None for
     none.
+
+    min_p: tokens less likely than this share of the likeliest are not drawn; 0 is off.
+    presence_penalty, frequency_penalty: taken from the logit of a token that the answer holds, once and for each time.
+    repetition_penalty: divides the positive logits of tokens in prompt or answer and multiplies the negative; 1 is off.
+    logit_bias: (token, what is added to its logit).
     """
 
     temperature: float = 1.0
@@ -32,6 +42,15 @@ class SamplingParams:
     top_k: int = 0
     seed: int | None = None
     logprobs: int | None = None
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def penalised(self) -> bool:
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
 
 @dataclass(frozen=True)
@@ -46,23 +65,57 @@ class Sampled:
 
 
 class Sampler:
-    """Chooses the tokens of one answer. `index` tells the answers of a request apart; `banned` ids are never chosen."""
+    """Chooses the tokens of one answer. `index` tells the answers of a request apart; `banned` ids are never chosen;
+    the tokens of `prompt` count for the repetition penalty.
+    """
 
-    def __init__(self, params: SamplingParams, index: int = 0, banned: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, params: SamplingParams, index: int = 0, banned: tuple[int, ...] = (), prompt: Sequence[int] = ()
+    ) -> None:
         self.params = params
         self.banned = list(banned)
         self.random = np.random.default_rng(None if params.seed is None else (params.seed, index))
+        self._made: Counter[int] = Counter()
+        self._seen = dict.fromkeys(prompt) if params.repetition_penalty != 1 else {}
 
-    def __call__(self, logits: Logits) -> Sampled:
-        """logits [vocab]. Raises ValueError where no token is finite (a fault of the engine)."""
-        allowed = logits
-        if self.banned:
-            allowed = logits.copy()
-            allowed[self.banned] = -np.inf
-        if not np.isfinite(allowed.max()):
+    def __call__(self, logits: Logits, allowed: NDArray[np.bool_] | None = None) -> Sampled:
+        """logits [vocab]. allowed: where given, only these are chosen, and none beyond its length. Raises ValueError
+        where no token is finite (a fault of the engine).
+        """
+        changed = self._changed(logits, allowed)
+        if not np.isfinite(changed.max()):
             raise ValueError("the engine gave logits that are not finite")
-        token = int(allowed.argmax()) if self.params.temperature == 0 else self._draw(allowed)
+        token = int(changed.argmax()) if self.params.temperature == 0 else self._draw(changed)
+        if self.params.penalised:
+            self._made[token] += 1
+            self._seen[token] = None
         return report(logits, token, self.params.logprobs)
+
+    def _changed(self, logits: Logits, allowed: NDArray[np.bool_] | None) -> Logits:
+        """What is chosen from: the logits themselves where nothing is asked for, else a copy."""
+        bias = self.params.logit_bias
+        if not (self.banned or bias or self.params.penalised) and allowed is None:
+            return logits
+        changed = logits.copy()
+        if self.params.penalised:
+            self._penalise(changed)
+        if bias:
+            changed[[token for token, _ in bias]] += np.array([value for _, value in bias], np.float32)
+        changed[self.banned] = -np.inf
+        if allowed is not None:
+            np.copyto(changed[: len(allowed)], -np.inf, where=~allowed)
+            changed[len(allowed) :] = -np.inf
+        return changed
+
+    def _penalise(self, logits: Logits) -> None:
+        repetition = np.float32(self.params.repetition_penalty)
+        if repetition != 1 and self._seen:
+            seen = list(self._seen)
+            logits[seen] = np.where(logits[seen] > 0, logits[seen] / repetition, logits[seen] * repetition)
+        if self._made:
+            times = np.array(list(self._made.values()), np.float32)
+            penalty = self.params.presence_penalty + self.params.frequency_penalty * times
+            logits[list(self._made)] -= penalty.astype(np.float32)
 
     def _draw(self, logits: Logits) -> int:
         tokens, weights = candidates(logits, self.params)
@@ -85,10 +138,20 @@ def drawn(weights: Weights, share: float) -> int:
 
 
 def candidates(logits: Logits, params: SamplingParams) -> tuple[NDArray[np.int64], Weights]:
-    """The tokens that may be drawn and their weights: top_k first, then the smallest set whose mass reaches top_p.
+    """The tokens that may be drawn and their weights: top_k first, then the smallest set whose mass reaches top_p, and
+    of these what min_p leaves.
 
-    Ties are broken by the smaller id. Top-p is nucleus sampling (Holtzman et al. 2020), over what top_k left.
+    Ties are broken by the smaller id. Top-p is nucleus sampling (Holtzman et al. 2020), over what top_k left. Min-p
+    (Nguyen et al. 2024) compares with the likeliest token of all.
     """
+    tokens, weights = _most_likely(logits, params)
+    if params.min_p <= 0:
+        return tokens, weights
+    likely = weights >= params.min_p  # the largest weight is 1
+    return tokens[likely], weights[likely]
+
+
+def _most_likely(logits: Logits, params: SamplingParams) -> tuple[NDArray[np.int64], Weights]:
     size = len(logits)
     if 0 < params.top_k < size:
         tokens = best_first(logits, params.top_k)

@@ -19,27 +19,27 @@ class PromptScorer:
         self.prompt, self.count, self.tokenizer = prompt, count, tokenizer
         self._specials = frozenset(tokenizer.special_ids)
         self._text = TextStream()
-        self._text.add(self._bytes(prompt[0]))
-        self._entries: list[TokenLogprob | None] = [None]
+        self._entries: list[TokenLogprob] = []
+        self._append(None, ())
 
     def add(self, lines: Logits) -> None:
         """lines [n, vocab]: after the next n tokens of the prompt. Raises ValueError where they are not finite."""
         if not np.isfinite(lines).all():
             raise ValueError("the engine gave logits that are not finite")
         for line in lines[: len(self.prompt) - len(self._entries)]:
-            self._entries.append(self._entry(line, self.prompt[len(self._entries)]))
+            found = report(line, self.prompt[len(self._entries)], self.count)
+            self._append(found.logprob, found.top)
 
     @property
     def event(self) -> PromptLogprobs:
         return PromptLogprobs(tuple(self._entries))
 
-    def _entry(self, line: Logits, token: int) -> TokenLogprob:
-        found = report(line, token, self.count)
-        assert found.logprob is not None
-        offset, piece = self._text.decoded, self._bytes(token)
+    def _append(self, logprob: float | None, top: tuple[tuple[int, float], ...]) -> None:
+        token = self.prompt[len(self._entries)]
+        piece = self._bytes(token)
+        alternatives = tuple((other, self._bytes(other), value) for other, value in top)
+        self._entries.append(TokenLogprob(token, piece, logprob, alternatives, self._text.decoded))
         self._text.add(piece)
-        top = tuple((other, self._bytes(other), value) for other, value in found.top)
-        return TokenLogprob(token, piece, found.logprob, top, offset)
 
     def _bytes(self, token: int) -> bytes:
         return b"" if token in self._specials else self.tokenizer.token_bytes(token)

@@ -34,9 +34,8 @@ def main() -> None:
     engine.warm_up()
     print(memory_bill(engine), flush=True)
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
-    app = create_app(
-        Scheduler(engine, tokenizer, settings.scheduler), tokenizer, model, settings, keys, metrics, traces
-    )
+    scheduler = Scheduler(engine, tokenizer, settings.scheduler, observer=metrics.finished)
+    app = create_app(scheduler, tokenizer, model, settings, keys, metrics, traces)
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
     finally:

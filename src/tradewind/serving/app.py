@@ -47,7 +47,7 @@ def create_app(
     """
     settings = settings or ServeSettings()
     metrics = metrics or Metrics(model, scheduler.engine.max_len)
-    metrics.watch(scheduler.snapshot, scheduler.engine.slots)
+    metrics.watch(scheduler.snapshot)
     created = int(time.time())
     fingerprint = f"{scheduler.engine.name}-{scheduler.engine.weights_digest[:12]}"
     completions = Completions(scheduler, tokenizer, settings)

@@ -1,11 +1,14 @@
 """From a parsed body to a reply: build the engine's requests, run them, answer whole or as a stream.
 
-The life of a call: 1. wire type -> `Request`s; 2. submitted, or refused with an error; 3. the first event decides the
-status, so that a prompt that fails is a 500 and not a broken stream; 4. deltas, one server-sent event each; 5. usage,
-`[DONE]`. An error after the first byte is an event `{"error": ...}` with no `[DONE]`.
+The life of a call: 1. wire type -> `Request`s, a structure compiled in a thread; 2. submitted, or refused with an error;
+3. the first event decides the status, so that a prompt that fails is a 500 and not a broken stream; 4. deltas, one
+server-sent event each; 5. usage, `[DONE]`. An error after the first byte is an event `{"error": ...}` with no `[DONE]`.
+
+Not covered: answers of several variants to one call.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -13,19 +16,30 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tradewind.engine.requests import Cancelled, Delta, Done, Event, Failed, Refused, Request
+from tradewind.engine.grammar import BadStructure, Grammar, Grammars
+from tradewind.engine.requests import (
+    Cancelled,
+    DeadlineExceeded,
+    Delta,
+    Done,
+    Event,
+    Failed,
+    PromptLogprobs,
+    Refused,
+    Request,
+)
 from tradewind.engine.sampling import SamplingParams
 from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import Tokenizer
-from tradewind.serving.errors import ApiError, refusal
+from tradewind.serving.errors import CLIENT_GONE, ApiError, refusal
 from tradewind.serving.generation import Generation, Numbered
-from tradewind.serving.replies import Call, ChatFormat, Choice, Format, TextFormat, sse, usage
+from tradewind.serving.replies import Call, ChatFormat, Choice, Format, TextFormat, likeliest, sse, text_of, usage
 from tradewind.serving.settings import ServeSettings
+from tradewind.serving.shapes import ChatChunkChoice, TextChunkChoice
 from tradewind.serving.wire import ChatRequest, CompletionRequest
 
 LONG_TEXT = 4096
 """Characters from which a text is tokenized outside the event loop."""
-CLIENT_GONE = 499
 
 
 class Completions:
@@ -33,6 +47,7 @@ class Completions:
 
     def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer, settings: ServeSettings) -> None:
         self.scheduler, self.tokenizer, self.settings = scheduler, tokenizer, settings
+        self.grammars = Grammars(tokenizer)
 
     async def chat(self, wire: ChatRequest, call: Call, http: HttpRequest) -> Response:
         messages = [{"role": _role(one.role), "content": one.content} for one in wire.messages]
@@ -63,41 +78,89 @@ class Completions:
         call: Call,
         http: HttpRequest,
     ) -> Response:
-        if (wire.n or 1) * len(prompts) > self.settings.max_choices:
+        if wire.candidates * len(prompts) > self.settings.max_choices:
             raise ApiError("invalid_value", f"At most {self.settings.max_choices} answers per request.", "n")
-        requests = [self._request(wire, tuple(prompt)) for prompt in prompts]
+        grammar = await self._grammar(wire)
+        requests = [self._request(wire, tuple(prompt), grammar) for prompt in prompts]
         generation = Generation(self.scheduler, requests, http)
         try:
             await generation.start()
         except Refused as error:
             raise refusal(error, param) from None
-        reply = Reply(generation, form, call, wire)
+        reply = Reply(generation, form, call, wire, self._echoes(wire, prompts))
         if not wire.stream:
             return await reply.whole()
         return await EventStream.open(reply)
 
-    def _request(self, wire: ChatRequest | CompletionRequest, prompt: tuple[int, ...]) -> Request:
-        room = max(1, self.scheduler.engine.max_len - len(prompt))
+    async def _grammar(self, wire: ChatRequest | CompletionRequest) -> Grammar | None:
+        structure = wire.structure
+        if structure is None:
+            return None
+        try:
+            return await run_in_threadpool(self.grammars.compile, structure)
+        except BadStructure as error:
+            raise ApiError(
+                "invalid_value", f"Invalid value for {wire.structure_field}: {error}.", wire.structure_field
+            ) from None
+
+    def _echoes(self, wire: ChatRequest | CompletionRequest, prompts: Sequence[list[int]]) -> list[str] | None:
+        """The prompts' texts, special tokens left out, where the answers are to begin with them."""
+        if not (isinstance(wire, CompletionRequest) and wire.echo):
+            return None
+        specials = frozenset(self.tokenizer.special_ids)
+        pieces = ((self.tokenizer.token_bytes(one) for one in prompt if one not in specials) for prompt in prompts)
+        return [text_of(b"".join(prompt)) for prompt in pieces]
+
+    def _request(
+        self, wire: ChatRequest | CompletionRequest, prompt: tuple[int, ...], grammar: Grammar | None
+    ) -> Request:
+        vocabulary = self.scheduler.engine.vocab_size
+        if any(token >= vocabulary for token, _ in wire.logit_bias):
+            raise ApiError("invalid_value", f"The vocabulary has {vocabulary} tokens.", "logit_bias")
+        answer_tokens = wire.answer_tokens
+        if answer_tokens is None:
+            answer_tokens = max(1, self.scheduler.engine.max_len - len(prompt))
+        ranked = wire.candidates > (wire.n or 1)
         sampling = SamplingParams(
             temperature=_or(wire.temperature, 1.0),
             top_p=_or(wire.top_p, 1.0),
             top_k=wire.top_k or 0,
             seed=None if wire.seed is None else wire.seed % 2**64,
-            logprobs=wire.alternatives,
+            logprobs=0 if ranked and wire.alternatives is None else wire.alternatives,
+            min_p=_or(wire.min_p, 0.0),
+            presence_penalty=_or(wire.presence_penalty, 0.0),
+            frequency_penalty=_or(wire.frequency_penalty, 0.0),
+            repetition_penalty=_or(wire.repetition_penalty, 1.0),
+            logit_bias=wire.logit_bias,
         )
         return Request(
-            prompt, wire.answer_tokens or room, sampling, wire.n or 1, wire.stop, ignore_eos=bool(wire.ignore_eos)
+            prompt,
+            answer_tokens,
+            sampling,
+            wire.candidates,
+            wire.stop,
+            ignore_eos=bool(wire.ignore_eos),
+            grammar=grammar,
+            prompt_logprobs=wire.logprobs if isinstance(wire, CompletionRequest) and wire.echo else None,
         )
 
 
 class Reply:
-    """One call's events, gathered into a body or written as chunks."""
+    """One call's events, gathered into a body or written as chunks. echoes: what the answers to each prompt begin with."""
 
-    def __init__(self, generation: Generation, form: Format, call: Call, wire: ChatRequest | CompletionRequest) -> None:
-        self.generation, self.form, self.call, self.wire = generation, form, call, wire
-        self.per_prompt = wire.n or 1
+    def __init__(
+        self,
+        generation: Generation,
+        form: Format,
+        call: Call,
+        wire: ChatRequest | CompletionRequest,
+        echoes: list[str] | None = None,
+    ) -> None:
+        self.generation, self.form, self.call, self.wire, self.echoes = generation, form, call, wire, echoes
+        self.per_prompt = wire.candidates
         self.with_logprobs = wire.alternatives is not None
         self.done: list[Done] = []
+        self._to_echo = set() if echoes is None else set(range(len(echoes)))
 
     async def whole(self) -> Response:
         """Raises ApiError where one of the requests failed."""
@@ -110,7 +173,10 @@ class Reply:
             return Response(status_code=CLIENT_GONE)
         finally:
             self.generation.close()
-        made = [self.form.choice(index, choice, self.with_logprobs) for index, choice in enumerate(choices)]
+        made = [
+            self.form.choice(index, choice, self.with_logprobs)
+            for index, choice in enumerate(likeliest(choices, self.per_prompt, self.wire.n or 1))
+        ]
         return JSONResponse(self.call.frame(self.form.whole, made, usage(self.done)))
 
     async def chunks(self) -> AsyncIterator[str]:
@@ -139,7 +205,7 @@ class Reply:
         openings = (self.form.opening(index) for index in range(count))
         return [self._event(opening) for opening in openings if opening is not None]
 
-    def _event(self, choice: dict[str, Any]) -> str:
+    def _event(self, choice: ChatChunkChoice | TextChunkChoice) -> str:
         frame = self.call.frame(self.form.chunk, [choice])
         if not self.wire.include_usage:
             del frame["usage"]
@@ -150,14 +216,39 @@ class Reply:
         deltas = []
         for place, event in batch:
             if isinstance(event, Delta):
-                deltas.append((place * self.per_prompt + event.index, event))
+                deltas += self._echo(place)
+                deltas.append((place * self.per_prompt + event.index, self._shifted(place, event)))
+            elif isinstance(event, PromptLogprobs):
+                deltas += self._echo(place, event)
             elif isinstance(event, Done):
                 self.done.append(event)
             else:
                 raise self._end(event)
         return deltas
 
+    def _echo(self, place: int, scored: PromptLogprobs | None = None) -> list[tuple[int, Delta]]:
+        """What the answers to one prompt begin with, given once: with the prompt's scores, which come first, or before
+        the first delta.
+        """
+        if self.echoes is None or place not in self._to_echo:
+            return []
+        self._to_echo.remove(place)
+        delta = Delta(0, self.echoes[place], 0, () if scored is None else scored.entries)
+        return [(place * self.per_prompt + index, replace(delta, index=index)) for index in range(self.per_prompt)]
+
+    def _shifted(self, place: int, delta: Delta) -> Delta:
+        """Offsets of log-probabilities count from the start of the text, the echo included."""
+        if self.echoes is None or not delta.logprobs:
+            return delta
+        start = len(self.echoes[place])
+        return replace(delta, logprobs=tuple(replace(one, offset=start + one.offset) for one in delta.logprobs))
+
     def _end(self, event: Event) -> Exception:
+        if isinstance(event, Failed) and isinstance(event.error, BadStructure):
+            field = self.wire.structure_field
+            return ApiError("invalid_value", f"Invalid value for {field}: {event.error}.", field)
+        if isinstance(event, Failed) and isinstance(event.error, DeadlineExceeded):
+            return ApiError("request_timeout", "The request took longer than it may.")
         if isinstance(event, Failed):
             return ApiError("engine_fault", "The engine failed on this request.")
         assert isinstance(event, Cancelled)

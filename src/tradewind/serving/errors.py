@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Protocol, runtime_checkable
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -34,6 +33,8 @@ STATUS = {
 """code -> (HTTP status, type)."""
 WITHOUT_CODE = ("missing_scope", "engine_fault")
 """These go out with code null, as OpenAI's do."""
+CLIENT_GONE = 499
+"""Status in logs and metrics of a call whose client left: nobody reads it."""
 RETRY_AFTER = {"slow_down": 1.0, "server_is_overloaded": 5.0, "request_timeout": 5.0}
 """Seconds after which a client may try again, where the error itself says nothing."""
 
@@ -63,19 +64,12 @@ class ApiError(Exception):
         return response
 
 
-@runtime_checkable
-class Retriable(Protocol):
-    """A refusal that knows when to come back, in seconds."""
-
-    retry_after: float | None
-
-
 def refusal(error: Refused, param: str) -> ApiError:
     """The scheduler's refusal as an API error; `param` is the field that holds the prompt."""
     codes = {ContextTooLong: "context_length_exceeded", BadRequest: "invalid_value"}
     codes |= {QueueFull: "slow_down", Closed: "server_is_overloaded"}
     code = codes[type(error)]
-    retry_after = error.retry_after if isinstance(error, Retriable) else None
+    retry_after = error.retry_after if isinstance(error, QueueFull) else None
     return ApiError(code, str(error), param if STATUS[code][0] == 400 else None, retry_after)
 
 

@@ -8,6 +8,7 @@ timeout. Nothing here knows HTTP bodies.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Self
 
 from starlette.requests import Request as HttpRequest
@@ -37,6 +38,8 @@ class Generation:
         """Raises ApiError where a limit refuses the call, Refused where the scheduler refuses one of its requests; none
         of the others runs then.
         """
+        tenant = self.meter.principal.tenant
+        self.requests = [replace(one, tenant=tenant) for one in self.requests]
         await self.meter.begin(self.requests)
         loop = asyncio.get_running_loop()
         for place, request in enumerate(self.requests):

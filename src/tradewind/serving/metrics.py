@@ -8,7 +8,6 @@ answer keeps its slot to the end.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,8 +17,10 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from tradewind.engine.scheduler import Snapshot
+from tradewind.engine.timings import RequestTimings
 from tradewind.serving.genai import BUCKETS, samples
 from tradewind.serving.meter import Meter
+from tradewind.serving.readiness import PROBE
 
 FIRST_TOKEN_S = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
@@ -35,35 +36,6 @@ REQUEST_S = (
 CHOICES = (1, 2, 5, 10, 20)
 FINISHED_REASON = {"stop": "stop", "length": "length", "error": "error", "cancelled": "abort", "deadline": "abort"}
 """The scheduler's word -> vLLM's."""
-
-
-class RequestTimings(Protocol):
-    """What the scheduler tells of a finished request. Seconds; ttft_s is None where no token came."""
-
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def cached_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-    @property
-    def finish_reason(self) -> str: ...
-    @property
-    def queued_s(self) -> float: ...
-    @property
-    def prefill_s(self) -> float: ...
-    @property
-    def ttft_s(self) -> float | None: ...
-    @property
-    def decode_s(self) -> float: ...
-    @property
-    def e2e_s(self) -> float: ...
-    @property
-    def inter_token_s(self) -> Sequence[float]: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def max_tokens(self) -> int: ...
 
 
 def tokens_up_to(largest: int) -> tuple[int, ...]:
@@ -108,11 +80,13 @@ class Metrics:
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"vllm:{name}", text, ["model_name"], registry=self.registry).labels(self.model)
 
-    def watch(self, snapshot: Callable[[], Snapshot], slots: int) -> None:
-        self.registry.register(LoopCollector(snapshot, slots, self.model))
+    def watch(self, snapshot: Callable[[], Snapshot]) -> None:
+        self.registry.register(LoopCollector(snapshot, self.model))
 
     def finished(self, timings: RequestTimings) -> None:
-        """Called in the scheduler's thread."""
+        """The scheduler's observer: called in its thread. The server's own probes are no requests of anybody."""
+        if timings.tenant == PROBE:
+            return
         self._success.labels(self.model, FINISHED_REASON[timings.finish_reason]).inc()
         self._prompt.observe(timings.prompt_tokens)
         self._generation.observe(timings.completion_tokens)
@@ -172,20 +146,21 @@ def _genai_histograms(registry: CollectorRegistry) -> dict[str, Histogram]:
 class LoopCollector(Collector):
     """The scheduler's counts at the moment that they are asked for."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], slots: int, model: str) -> None:
-        self._snapshot, self._slots, self._model = snapshot, slots, model
+    def __init__(self, snapshot: Callable[[], Snapshot], model: str) -> None:
+        self._snapshot, self._model = snapshot, model
 
     def collect(self) -> Iterable[Metric]:
         now = self._snapshot()
-        used = 1 - now.free_slots / self._slots
         gauges = (
             ("num_requests_running", "Answers in slots.", now.running),
             ("num_requests_waiting", "Requests without an answer in a slot.", now.waiting),
-            ("kv_cache_usage_perc", "Share of slots that are taken, 0 to 1.", used),
+            ("kv_cache_usage_perc", "Share of the slots' positions that hold a token, 0 to 1.", now.kv_usage),
         )
         counters = (
             ("prompt_tokens", "Prompt tokens run or taken from the prefix cache.", now.prompt_tokens),
             ("generation_tokens", "Tokens generated.", now.completion_tokens),
+            ("spec_decode_num_draft_tokens", "Tokens drafted by speculation.", now.drafted),
+            ("spec_decode_num_accepted_tokens", "Of those, the ones that were chosen.", now.accepted),
         )
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])

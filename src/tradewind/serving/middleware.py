@@ -14,7 +14,7 @@ from typing import Protocol
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tradewind.serving.errors import ApiError
+from tradewind.serving.errors import CLIENT_GONE, ApiError
 from tradewind.serving.keys import Keyring
 from tradewind.serving.limits import Limiter
 from tradewind.serving.meter import Meter
@@ -33,7 +33,6 @@ SCOPE_OF = (
 """Path prefix -> scope that its key needs; the first that fits. None: no key, for probes have none; "": any key."""
 GENERATE = "generate"
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-CLIENT_GONE = 499
 
 
 def scope_of(path: str) -> str | None:

@@ -11,6 +11,8 @@ from tradewind.engine.requests import TERMINAL, Done, Event, QueueFull, Refused,
 from tradewind.engine.sampling import SamplingParams
 from tradewind.engine.scheduler import Scheduler
 
+PROBE = "readiness"
+"""Tenant of the token that is asked for."""
 FRESH = 5.0
 """Seconds."""
 GLANCE = 0.02
@@ -62,7 +64,7 @@ class Readiness:
                 loop.call_soon_threadsafe(ended, event)
 
         try:
-            ticket = self.scheduler.submit(Request((0,), 1, SamplingParams(temperature=0)), sink)
+            ticket = self.scheduler.submit(Request((0,), 1, SamplingParams(temperature=0), tenant=PROBE), sink)
         except QueueFull:
             return await self._progress()
         except Refused:

@@ -12,8 +12,8 @@ class ServeSettings:
     """Engine, API and limits.
 
     model: a variant's name or `champion`. slots: answers that run at once; max_len: tokens of prompt and answer.
-    prefill_chunk, max_waiting: see SchedulerSettings. max_choices: n times prompts of one call. max_prompts: of one
-    call.
+    prefill_chunk, max_waiting, ttft_goal_ms, prefix_cache_mib, lookup_*: see SchedulerSettings.
+    max_choices: n times prompts of one call. max_prompts: of one call.
     request_timeout_s: from a call's begin to its last byte. receive_timeout_s: for a request's head to arrive, and again
     for its body. send_timeout_s: how long a client may leave its stream unread before its requests are cancelled.
     keys_file: see serving.keys; where it is empty, TRADEWIND_KEYS_FILE says which. limits_storage: `memory` (of this
@@ -32,6 +32,11 @@ class ServeSettings:
     threads: int = 2
     prefill_chunk: int = 128
     max_waiting: int = 64
+    ttft_goal_ms: int = 0
+    prefix_cache_mib: int = 128
+    lookup_tokens: int = 0
+    lookup_ngram: int = 3
+    lookup_max_rows: int = 1
     max_choices: int = 128
     max_prompts: int = 32
     max_body_bytes: int = 1 << 20
@@ -45,4 +50,12 @@ class ServeSettings:
 
     @property
     def scheduler(self) -> SchedulerSettings:
-        return SchedulerSettings(prefill_chunk=self.prefill_chunk, max_waiting=self.max_waiting)
+        return SchedulerSettings(
+            prefill_chunk=self.prefill_chunk,
+            max_waiting=self.max_waiting,
+            ttft_goal_ms=self.ttft_goal_ms,
+            prefix_cache_bytes=self.prefix_cache_mib << 20,
+            lookup_tokens=self.lookup_tokens,
+            lookup_ngram=self.lookup_ngram,
+            lookup_max_rows=self.lookup_max_rows,
+        )

@@ -1,21 +1,27 @@
-"""The bodies that clients send: every field here has an effect, any other is refused by name.
+"""The bodies that clients send: every field here has an effect or is a label, any other is refused by name.
 
-Fields are OpenAI's (spec 2.3.0) and two that other servers have too: `top_k` and `ignore_eos` (the answer goes on to
-max_tokens, as load tests want it). Not covered: tools, response formats, penalties, logit bias, echo, audio, images.
+Fields are OpenAI's (spec 2.3.0) and some that other servers have too: `top_k`, `min_p`, `repetition_penalty`,
+`ignore_eos` (the answer goes on to max_tokens, as load tests want it) and `structured_outputs`, spelled as vLLM 0.33
+does. Labels (`user`, `safety_identifier`, `prompt_cache_key`, `metadata`) are checked and change nothing.
+Not covered: tools, suffix, audio, images, predicted outputs, storing.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from tradewind.engine.grammar import ANY_OBJECT, Structure
+
 STOPS, STOP_LENGTH = 4, 256
+BIASES, TOKEN_ID = 1024, "(0|[1-9][0-9]{0,8})"
+CHOICES, CHOICE_LENGTH = 1024, 4096
+STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")
 NOTHING: dict[str, tuple[object, ...]] = {
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "logit_bias": (None, {}),
-    "response_format": (None, {"type": "text"}),
     "tools": (None, []),
     "tool_choice": (None, "none"),
     "functions": (None, []),
@@ -23,11 +29,11 @@ NOTHING: dict[str, tuple[object, ...]] = {
     "best_of": (None, 1),
     "suffix": (None,),
     "store": (None, False),
-    "metadata": (None, {}),
+    "include_obfuscation": (None, False),
     "modalities": (None, ["text"]),
     "service_tier": (None, "auto", "default"),
     **dict.fromkeys(("function_call", "parallel_tool_calls", "audio", "prediction", "reasoning_effort"), (None,)),
-    **dict.fromkeys(("user", "safety_identifier", "prompt_cache_key", "verbosity", "web_search_options"), (None,)),
+    **dict.fromkeys(("verbosity", "web_search_options", "moderation", "prompt_cache_options"), (None,)),
     **dict.fromkeys(("name", "refusal", "annotations", "tool_calls", "tool_call_id"), (None,)),
 }
 """Fields of the specification without effect here, and the values of each that ask for nothing."""
@@ -93,8 +99,34 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _given(name: str) -> JsonDict:
+    """The schema of an object in which this field is not null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _bias(value: object) -> object:
+    """{"token id": bias} -> pairs."""
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or len(value) > BIASES:
+        raise PydanticCustomError("invalid_value", f"logit_bias maps at most {BIASES} token ids to numbers")
+    if not all(isinstance(key, str) and re.fullmatch(TOKEN_ID, key) for key in value):
+        raise PydanticCustomError("invalid_value", "the keys of logit_bias are token ids")
+    if not all(
+        isinstance(one, int | float) and not isinstance(one, bool) and abs(one) <= 100 for one in value.values()
+    ):
+        raise PydanticCustomError("invalid_value", "the values of logit_bias are numbers from -100 to 100")
+    return tuple((int(key), float(one)) for key, one in value.items())
+
+
 TEXT, IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["type", "text"]}
+PROMPT = {"type": "string", "minLength": 1}
+PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": TEXT},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
 STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": STOP_LENGTH}
 Content = Annotated[
     str, BeforeValidator(_one_text), WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": PART}]})
@@ -107,17 +139,93 @@ Stop = Annotated[
 Prompts = Annotated[
     tuple[str | tuple[int, ...], ...],
     BeforeValidator(_prompts),
-    WithJsonSchema({"anyOf": [TEXT, *({"type": "array", "items": one, "minItems": 1} for one in (TEXT, IDS)), IDS]}),
+    WithJsonSchema(
+        {"anyOf": [PROMPT, *({"type": "array", "items": one, "minItems": 1} for one in (PROMPT, IDS)), IDS]}
+    ),
 ]
 Temperature = Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)]
 Share = Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int | None, Field(ge=1, lt=2**31)]
 TopK = Annotated[int | None, Field(ge=0, lt=2**31)]
+Penalty = Annotated[float | None, Field(ge=-2, le=2, allow_inf_nan=False)]
+Repetition = Annotated[float | None, Field(ge=0.1, le=10, allow_inf_nan=False)]
+BIAS = {"type": "number", "minimum": -100, "maximum": 100}
+BIASED = {"type": "object", "propertyNames": {"pattern": f"^{TOKEN_ID}$"}, "additionalProperties": BIAS}
+LogitBias = Annotated[
+    tuple[tuple[int, float], ...],
+    BeforeValidator(_bias),
+    WithJsonSchema({"anyOf": [BIASED | {"maxProperties": BIASES}, {"type": "null"}]}),
+]
+Label = Annotated[str | None, Field(max_length=512)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None, Field(max_length=16)
+]
 
 
 class StreamOptions(Strict):
     include_usage: bool | None = None
+
+
+class JsonSchema(Strict):
+    """`schema` is kept to with or without `strict`; name and description tell people apart what it is for."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def check_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise PydanticCustomError("invalid_value", "json_schema goes with the type json_schema, and only with it")
+        return self
+
+    @property
+    def structure(self) -> Structure | None:
+        if self.json_schema is not None:
+            return Structure("json_schema", json.dumps(self.json_schema.schema_ or {}))
+        return ANY_OBJECT if self.type == "json_object" else None
+
+
+class StructuredOutputs(Strict):
+    """Exactly one of the fields. json: a schema, or one as a string. choice: the answer is one of these texts.
+    grammar: Lark or GBNF.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [_given(name) for name in STRUCTURES]})
+
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    json_object: Literal[True] | None = None
+    regex: str | None = None
+    choice: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=CHOICE_LENGTH)], ...] | None,
+        Field(min_length=1, max_length=CHOICES, strict=False),
+    ] = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def check_one(self) -> Self:
+        if sum(value is not None for _, value in self) != 1:
+            raise PydanticCustomError("invalid_value", "exactly one of json, json_object, regex, choice, grammar")
+        return self
+
+    @property
+    def structure(self) -> Structure:
+        if self.regex is not None:
+            return Structure("regex", self.regex)
+        if self.grammar is not None:
+            return Structure("grammar", self.grammar)
+        if self.choice is not None:
+            return Structure("choice", json.dumps(self.choice))
+        if self.json_ is None:
+            return ANY_OBJECT
+        return Structure("json_schema", self.json_ if isinstance(self.json_, str) else json.dumps(self.json_))
 
 
 class Message(Strict):
@@ -135,16 +243,47 @@ class Generate(Strict):
     top_k: TopK = None
     seed: Seed = None
     stop: Stop = ()
-    max_tokens: Count = None
+    min_p: Share = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
+    repetition_penalty: Repetition = None
+    logit_bias: LogitBias = ()
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    user: Label = None
+    safety_identifier: Label = None
+    prompt_cache_key: Label = None
+    metadata: Metadata = None
 
     @model_validator(mode="after")
     def check_stream_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("stream_options", "stream_options goes with stream: true only")
         return self
+
+    @model_validator(mode="after")
+    def check_one_structure(self) -> Self:
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise PydanticCustomError("structured_outputs", "structured_outputs does not go with response_format")
+        return self
+
+    @property
+    def candidates(self) -> int:
+        """Answers made to each prompt."""
+        return self.n or 1
+
+    @property
+    def structure(self) -> Structure | None:
+        asked = self.structured_outputs or self.response_format
+        return None if asked is None else asked.structure
+
+    @property
+    def structure_field(self) -> str:
+        """The field that asks for the structure."""
+        return "structured_outputs" if self.structured_outputs is not None else "response_format"
 
     @property
     def include_usage(self) -> bool:
@@ -153,6 +292,7 @@ class Generate(Strict):
 
 class ChatRequest(Generate):
     messages: Annotated[tuple[Message, ...], Field(min_length=1, strict=False)]
+    max_tokens: Count = None
     max_completion_tokens: Count = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
@@ -176,12 +316,31 @@ class ChatRequest(Generate):
 
 
 class CompletionRequest(Generate):
+    """echo: the prompt's text, and its log-probabilities where asked for, come ahead of the answer's. best_of: so many
+    answers are made and the n with the highest mean log-probability given. max_tokens 0 makes no answer.
+    """
+
     prompt: Prompts
+    max_tokens: Annotated[int | None, Field(ge=0, lt=2**31)] = None
     logprobs: Annotated[int | None, Field(ge=0, le=5)] = None
+    echo: bool | None = None
+    best_of: Annotated[int | None, Field(ge=1, le=20)] = None
+
+    @model_validator(mode="after")
+    def check_best_of(self) -> Self:
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise PydanticCustomError("best_of", "best_of is at least n")
+        if self.best_of is not None and self.best_of > 1 and self.stream:
+            raise PydanticCustomError("best_of", "best_of does not go with stream")
+        return self
+
+    @property
+    def candidates(self) -> int:
+        return self.best_of or self.n or 1
 
     @property
     def answer_tokens(self) -> int:
-        return self.max_tokens or 16
+        return 16 if self.max_tokens is None else self.max_tokens
 
     @property
     def alternatives(self) -> int | None:

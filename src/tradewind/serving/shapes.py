@@ -1,0 +1,147 @@
+"""The bodies that go out, as types: replies are checked against them by mypy, the OpenAPI document is made of them."""
+
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+FinishReason = Literal["stop", "length"]
+
+
+class TokenScore(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ScoredToken(TokenScore):
+    top_logprobs: list[TokenScore]
+
+
+class ChatLogprobs(TypedDict):
+    content: list[ScoredToken]
+    refusal: None
+
+
+class ChatMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class TextLogprobs(TypedDict):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class TextChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason
+
+
+class PromptTokensDetails(TypedDict):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(TypedDict):
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class ChatDelta(TypedDict, total=False):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChunkChoice(TypedDict):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class TextChunkChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Head(TypedDict):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class ChatReply(Head):
+    object: Literal["chat.completion"]
+    service_tier: Literal["default"]
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatChunk(Head):
+    """usage: null but in the last chunk, and there only where `stream_options.include_usage` asked for it."""
+
+    object: Literal["chat.completion.chunk"]
+    service_tier: Literal["default"]
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class TextReply(Head):
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class TextChunk(Head):
+    """usage: as in a chunk of a chat."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class Model(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Error(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(TypedDict):
+    error: Error
