@@ -143,7 +143,7 @@ def test_gauges_follow_the_loop(served: Served) -> None:
     text = scrape(served)
     assert value(text, "vllm:num_requests_running") == 2
     assert value(text, "vllm:num_requests_waiting") == 1
-    assert value(text, "vllm:kv_cache_usage_perc") == 1
+    assert 0 < value(text, "vllm:kv_cache_usage_perc") < 1
     assert value(text, "vllm:generation_tokens_total") >= 2
     for client in clients:
         client.close()
