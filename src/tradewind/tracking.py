@@ -106,12 +106,21 @@ def tracking_uri() -> str:
 
 
 def client() -> "MlflowClient":
+    """Raises UserError where the store cannot be opened, as after a kill while it was made."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     home().mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.MlflowClient()
+    try:
+        return mlflow.MlflowClient()
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{tracking_uri()} is no usable MLflow store ({reason}); a local one may be deleted: runs are imported anew"
+        ) from None
 
 
 def import_runs(folder: str | Path = RUNS, client_: "MlflowClient | None" = None) -> int:

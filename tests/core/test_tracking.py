@@ -1,3 +1,5 @@
+import sqlite3
+
 import pytest
 
 from tradewind import tracking
@@ -54,3 +56,12 @@ def test_the_champion_is_an_alias_of_one_registered_version(store, tmp_path):
     assert tracking.champion("nano") == "teacher-int8"
     with pytest.raises(UserError, match="'other' is not registered"):
         tracking.set_champion("other", "nano")
+
+
+def test_a_half_made_store_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRADEWIND_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.execute("create table experiments (experiment_id integer)")
+    with pytest.raises(UserError, match="no usable MLflow store .* may be deleted"):
+        tracking.client()
