@@ -63,5 +63,5 @@ def test_a_half_made_store_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         store.execute("create table experiments (experiment_id integer)")
-    with pytest.raises(UserError, match="no usable MLflow store .* may be deleted"):
+    with pytest.raises(UserError, match=r"no usable MLflow store .* may be deleted"):
         tracking.client()
