@@ -18,7 +18,7 @@ help:  ## list the targets
 
 $(STAMP): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or pass PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing requirements.lock into $(VENV) (about 3 minutes, 2.3 GB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock 2>$(VENV)/install.log \
 		|| { grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements.lock; see $(VENV)/install.log" >&2; exit 2; }

@@ -8,7 +8,7 @@ from tradewind.report.gate import GateRules
 def main() -> None:
     params = stage_params("report")
     built = build_report(build(GateRules, params["gate"]), params["profile"], params["seed"])
-    publish(built, params["profile"])
+    publish()
     print(f"champion: {built.decision.champion or 'none, the alias stays where it was (reports/gate.json says why)'}")
 
 

@@ -43,6 +43,8 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     """A dataclass (and the dataclasses inside it) from a mapping; unknown and missing keys are named."""
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     name = where or cls.__name__
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{name}: {mapping!r} is no mapping of names to values")
     if unknown := sorted(set(mapping) - set(fields)):
         raise UserError(f"{name}: unknown key {unknown[0]!r} (choices: {', '.join(sorted(fields))})")
     required = [f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
@@ -53,14 +55,16 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+    if dataclasses.is_dataclass(hint) and not isinstance(value, typing.cast(type, hint)):
         return build(typing.cast(type, hint), value, where)
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}: {value!r} is no list")
         return tuple(value)
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         return _float(value, where)  # YAML reads 1e-4 as text
     allowed = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    plain = tuple(t for t in allowed if t in (int, str, bool))
+    plain = tuple(t for t in allowed if t in (int, str, bool, types.NoneType))
     if plain and len(plain) == len(allowed) and (not isinstance(value, plain) or (value is True and bool not in plain)):
         raise UserError(f"{where}: {value!r} is not of type {' or '.join(t.__name__ for t in plain)}")
     return value

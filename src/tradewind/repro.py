@@ -29,6 +29,7 @@ from tradewind.config import PROFILES, compose, read_params, run
 from tradewind.corpus.environment import locate
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json, write_text
+from tradewind.report.build import Folders, publish
 from tradewind.tracking import flatten
 
 HEADER = "# Generated from conf/ by `make repro` (content {}). Edit conf/ or pass SET=, not this file.\n"
@@ -136,6 +137,7 @@ def reproduce(root: Path, folder: Path, params: dict[str, Any]) -> None:
     host.write_facts(state / "host.json")
     write_if_changed(state / "packages.json", _package_versions(params["corpus"]["packages"]))
     stages = run_stages(folder)
+    publish(Folders(reports=folder / "reports", variants=folder / "artifacts" / "variants"))
     for name, seconds in stages.items():
         print(f"{name:32s} {seconds / 60:6.1f} min")
     print(f"{'all':32s} {(time.monotonic() - started) / 60:6.1f} min, disk {disk_gib(root):.1f} GiB")

@@ -124,7 +124,7 @@ def client() -> "MlflowClient":
 
 
 def import_runs(folder: str | Path = RUNS, client_: "MlflowClient | None" = None) -> int:
-    """Log every record under `folder` that the MLflow store lacks; returns how many there were."""
+    """Log every record under `folder` (reports/runs of a run) that the MLflow store lacks; returns how many there were."""
     store = client_ or client()
     imported = 0
     for path in sorted(Path(folder).rglob("*.json")):
@@ -132,7 +132,7 @@ def import_runs(folder: str | Path = RUNS, client_: "MlflowClient | None" = None
         experiment = _experiment(store, record["question"])
         wanted = f"tags.`tradewind.run_id` = '{record['run_id']}'"
         if not store.search_runs([experiment], wanted, max_results=1):
-            _import_run(store, experiment, record)
+            _import_run(store, experiment, record, Path(folder).resolve().parent.parent)
             imported += 1
     return imported
 
@@ -144,7 +144,8 @@ def _experiment(store: "MlflowClient", name: str) -> str:
     return store.create_experiment(name, (home() / "mlartifacts" / name).as_uri() if local else None)
 
 
-def _import_run(store: "MlflowClient", experiment: str, record: dict[str, Any]) -> None:
+def _import_run(store: "MlflowClient", experiment: str, record: dict[str, Any], root: Path) -> None:
+    """The tag that tells an imported run comes last: what a kill leaves half made is imported anew."""
     from mlflow.entities import Metric, Param, RunTag
 
     started = int(datetime.fromisoformat(record["started"]).timestamp() * 1000)
@@ -161,14 +162,15 @@ def _import_run(store: "MlflowClient", experiment: str, record: dict[str, Any]) 
     )
     store.log_dict(run_id, record, "record.json")
     for path in record["artifacts"]:
-        if Path(path).exists():
-            store.log_artifact(run_id, path)
+        if (root / path).exists():
+            store.log_artifact(run_id, str(root / path))
     store.set_terminated(run_id, end_time=started + int(1000 * record["seconds"]))
+    store.set_tag(run_id, "tradewind.run_id", record["run_id"])
 
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
     named = {key: record[key] for key in ("stage", "variant", "device", "git_commit") if record[key]}
-    return {"tradewind.run_id": record["run_id"], **named, **record["tags"]}
+    return {**named, **record["tags"]}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -207,13 +209,9 @@ def register_variant(name: str, folder: str | Path, profile: str, tags: dict[str
     return str(store.create_model_version(model, source, run.info.run_id, tags=facts).version)
 
 
-def set_champion(name: str, profile: str) -> None:
-    """Point the alias `champion` at the newest registered version of variant `name`."""
-    store, model = client(), registered_model(profile)
-    versions = [v for v in store.search_model_versions(f"name = '{model}'") if v.tags.get("variant") == name]
-    if not versions:
-        raise UserError(f"variant {name!r} is not registered in {model}")
-    store.set_registered_model_alias(model, "champion", str(max(int(v.version) for v in versions)))
+def set_champion(version: str, profile: str) -> None:
+    """Point the alias `champion` at a version that `register_variant` returned."""
+    client().set_registered_model_alias(registered_model(profile), "champion", version)
 
 
 def champion(profile: str = "cpu") -> str:

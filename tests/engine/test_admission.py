@@ -33,6 +33,15 @@ def test_nothing_observed_is_no_wait() -> None:
     assert Load(4, 100).prefill_rate is None
 
 
+def test_what_is_cached_is_not_waited_for() -> None:
+    made = load()
+    made.found(0, 100)
+    assert made.wait(Ahead(250, 1, 4, False)) == pytest.approx(0.25)
+    for _ in range(100):
+        made.found(90, 100)
+    assert made.wait(Ahead(1000, 1, 4, False)) == pytest.approx(0.1, rel=0.01)
+
+
 def test_the_rate_is_one_of_sums() -> None:
     """A hundred tiny slow chunks among long fast ones: the rate is that of the tokens, not of the chunks."""
     made = load()

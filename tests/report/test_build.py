@@ -70,6 +70,9 @@ def test_a_variant_without_results_is_named(folders):
 @pytest.mark.slow
 def test_publishing_moves_the_champion_and_imports_every_run(built, folders, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    publish(built, "nano", folders)
+    publish(folders)
     assert tracking.champion("nano") == "teacher-int8"
+    (tracking.home() / "mlflow.db").unlink()
+    publish(folders)
+    assert tracking.champion("nano") == "teacher-int8", "a deleted store is made again"
     assert tracking.import_runs(folders.reports / "runs") == 0

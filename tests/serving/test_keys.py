@@ -137,3 +137,30 @@ def test_scopes_over_http() -> None:
         assert error_of(reply) == (401, "invalid_api_key", None)
         assert reply.headers["www-authenticate"] == "Bearer"
         assert http.get("/health").status_code == httpx.codes.OK
+
+
+def test_a_file_without_keys_does_not_open_the_server(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRADEWIND_API_KEYS", raising=False)
+    path = tmp_path / "keys.json"
+    path.write_text('{"keys": []}', encoding="utf-8")
+    with pytest.raises(UserError, match="no key is left"):
+        keyring(str(path))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        '{"keys": {}}',
+        '{"keys": ["k"]}',
+        '{"tenants": []}',
+        '{"tenants": {"a": null}}',
+        '{"tenants": {"a": {"requests_per_minute": "60"}}}',
+        '{"keys": [{"id": "a", "hash": "00", "limits": null}]}',
+        '{"keys": [{"id": "a", "hash": "00", "scopes": null}]}',
+    ],
+)
+def test_a_file_of_another_shape_is_one_clear_line(tmp_path, held):
+    path = tmp_path / "keys.json"
+    path.write_text(held, encoding="utf-8")
+    with pytest.raises(UserError, match=r"keys\.json"):
+        read_keys(path)

@@ -326,3 +326,11 @@ def test_the_document_describes_the_bodies(quick: Served) -> None:
     assert chat["additionalProperties"] is False
     assert set(chat["required"]) == {"model", "messages"}
     assert "ChatRequest" in json.dumps(document["paths"][CHAT]["post"]["requestBody"])
+
+
+def test_many_prompts_of_one_call_do_not_refuse_each_other() -> None:
+    settings = ServeSettings(ttft_goal_ms=50, max_waiting=64)
+    with serving(MockEngine(slots=2, max_len=512, prefill_delay=0.001), settings) as served:
+        body = {"model": "mock", "prompt": ["x" * 40] * 8, "max_tokens": 1}
+        with served.http() as http:
+            assert http.post("/v1/completions", json=body).status_code == 200

@@ -4,12 +4,13 @@ The latter is estimated from what the engine was measured to do:
 
     wait = tokens / prefill rate  +  turns * step  +  slots short * hold / slots
 
-tokens: of the prompts ahead, the rest of the one being prefilled included (cached parts too: they are found only when a
-prompt starts). turns: tokens / chunk, rounded up, where answers are running: each chunk then shares its turn with a
-decode step. slots short: answers ahead, plus one for this request, minus free slots, at least 0; hold: seconds an answer
-keeps its slot (Little's law: `slots` of them end every `hold`). Rates and times are moving averages; the rate is one of
-sums, so that many short chunks do not outvote the long ones. The request's own prefill is not in it: a refusal cannot
-shorten that, and a long prompt would then never be taken on a busy server.
+tokens: of the prompts ahead, the rest of the one being prefilled included, times the share of prompts that is not found
+in the prefix cache (what is cached of one is known only when it starts). turns: tokens / chunk, rounded up, where
+answers are running: each chunk then shares its turn with a decode step. slots short: answers ahead, plus one for this
+request, minus free slots, at least 0; hold: seconds an answer keeps its slot (Little's law: `slots` of them end every
+`hold`). Rates and times are moving averages; the rate is one of sums, so that many short chunks do not outvote the long
+ones. The request's own prefill is not in it: a refusal cannot shorten that, and a long prompt would then never be taken
+on a busy server.
 
 It knows no queue and no clock.
 """
@@ -56,11 +57,22 @@ class Load:
         self.step: float | None = None
         self.hold: float | None = None
         self._tokens = self._seconds = 0.0
+        self._new = self._asked = 0.0
 
     @property
     def prefill_rate(self) -> float | None:
         """Prompt tokens a second; None before the first observation."""
         return self._tokens / self._seconds if self._seconds else None
+
+    @property
+    def new_share(self) -> float:
+        """Of the tokens of recent prompts, the share that had to be run."""
+        return self._new / self._asked if self._asked else 1.0
+
+    def found(self, cached: int, tokens: int) -> None:
+        """A prompt of `tokens` starts, of which so many are cached."""
+        self._new = KEPT * self._new + tokens - cached
+        self._asked = KEPT * self._asked + tokens
 
     def prefilled(self, tokens: int, seconds: float) -> None:
         self._tokens = KEPT * self._tokens + tokens
@@ -74,8 +86,9 @@ class Load:
 
     def wait(self, ahead: Ahead) -> float:
         """Seconds; see the module's formula."""
-        prefill = ahead.tokens / self.prefill_rate if self.prefill_rate else 0.0
-        turns = math.ceil(ahead.tokens / self.chunk) if ahead.running else 0
+        tokens = self.new_share * ahead.tokens
+        prefill = tokens / self.prefill_rate if self.prefill_rate else 0.0
+        turns = math.ceil(tokens / self.chunk) if ahead.running else 0
         short = max(0, ahead.answers + 1 - ahead.free)
         return prefill + turns * (self.step or 0.0) + short * (self.hold or 0.0) / self.slots
 

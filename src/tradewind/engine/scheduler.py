@@ -21,7 +21,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -92,17 +92,25 @@ class Scheduler:
 
     def submit(self, request: Request, sink: Sink) -> Ticket:
         """Accept a request: `sink` gets its events in the scheduler's thread. Raises Refused."""
-        check(request, self.engine)
+        return self.submit_all([(request, sink)])[0]
+
+    def submit_all(self, calls: Sequence[tuple[Request, Sink]]) -> list[Ticket]:
+        """Accept several requests, all or none: they are not ahead of each other. Raises Refused."""
+        for request, _ in calls:
+            check(request, self.engine)
         with self._changed:
-            self._admit(request)  # before the answers are made, as a refusal is to cost nothing
-        answers = [Answer(request, index, self.tokenizer) for index in range(request.n)]
-        ticket = Ticket(request, sink, answers, self._wake)
+            self._admit(len(calls))  # before the answers are made, as a refusal is to cost nothing
+        tickets = [
+            Ticket(request, sink, [Answer(request, index, self.tokenizer) for index in range(request.n)], self._wake)
+            for request, sink in calls
+        ]
         with self._changed:
-            self._admit(request)  # others may have come meanwhile
-            self._live[ticket] = None
-            self._queue.add(ticket)
+            self._admit(len(calls))  # others may have come meanwhile
+            for ticket in tickets:
+                self._live[ticket] = None
+                self._queue.add(ticket)
             self._changed.notify()
-        return ticket
+        return tickets
 
     def snapshot(self) -> Snapshot:
         with self._changed:
@@ -144,14 +152,14 @@ class Scheduler:
         """Requests whose prompt is not prefilled."""
         return len(self._queue) + (self._prefilling is not None)
 
-    def _admit(self, request: Request) -> None:
-        """Raises Closed or QueueFull. An idle scheduler takes whatever comes."""
+    def _admit(self, count: int) -> None:
+        """Whether `count` requests may come in together. Raises Closed or QueueFull. An idle scheduler takes them."""
         if self._closing or not self._thread.is_alive():
             raise Closed("the server is shutting down")
         if not self._live:
             return
         wait, goal = self._load.wait(self._ahead()), self.settings.ttft_goal_ms / 1000
-        if self._unstarted >= self.settings.max_waiting:
+        if self._unstarted + count > self.settings.max_waiting:
             raise QueueFull(f"{self._unstarted} requests are waiting already", max(LEAST_RETRY, wait - goal))
         if goal and wait > goal:
             message = f"the first token would take {wait:.1f} s to begin with, more than the goal of {goal:.1f} s"
@@ -179,11 +187,12 @@ class Scheduler:
         self._end_all()
 
     def _measure_prefill(self) -> None:
-        """One chunk, so that the first refusals rest on a measurement."""
+        """One chunk, the second one, so that the first refusals rest on a measurement and not on a compilation."""
         if not self.settings.ttft_goal_ms:
             return
         tokens = min(self.settings.prefill_chunk, self.engine.max_len)
         try:
+            self.engine.prefill([0] * tokens)
             start = time.monotonic()
             self.engine.prefill([0] * tokens)
             self._load.prefilled(tokens, time.monotonic() - start)
@@ -259,6 +268,8 @@ class Scheduler:
             return None
         known = self._cache.find(salt(request), request.prompt)
         ticket.cached = known.length if known is not None else 0
+        with self._changed:
+            self._load.found(ticket.cached, len(request.prompt))
         return known
 
     def _end_prompt(self, ticket: Ticket) -> None:

@@ -1,6 +1,8 @@
 """What a scheduler is set to, and what it says of itself."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from tradewind.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,12 @@ class SchedulerSettings:
     lookup_tokens: int = 0
     lookup_ngram: int = 3
     lookup_max_rows: int = 1
+
+    def __post_init__(self) -> None:
+        least = {"prefill_chunk": 1, "lookup_ngram": 1}
+        for name, value in asdict(self).items():
+            if value < least.get(name, 0):
+                raise UserError(f"{name}: {value} is below {least.get(name, 0)}")
 
 
 @dataclass(frozen=True)

@@ -75,15 +75,18 @@ def build_report(rules: GateRules, profile: str, seed: int, folders: Folders = F
     return Built(summary, compared, decision)
 
 
-def publish(built: Built, profile: str, folders: Folders = Folders()) -> None:
-    """Step 4 and the import of all runs; needs MLflow's store."""
+def publish(folders: Folders = Folders()) -> None:
+    """Step 4 and the import of all runs, from the written reports; needs MLflow's store. Doing it again changes nothing,
+    and brings back what a deleted store has lost."""
+    summary, gate = (read_json(folders.reports / f"{name}.json") for name in ("summary", "gate"))
     tracking.import_runs(folders.reports / "runs")
-    for name, row in built.summary["variants"].items():
+    versions = {}
+    for name, row in summary["variants"].items():
         if not name.startswith("base-"):
             tags = {"run_id": row["run_id"], "answer_f1": f"{row['answer_f1']}", "precision": name.rpartition("-")[2]}
-            tracking.register_variant(name, folders.variants / name, profile, tags)
-    if built.decision.champion:
-        tracking.set_champion(built.decision.champion, profile)
+            versions[name] = tracking.register_variant(name, folders.variants / name, summary["profile"], tags)
+    if gate["champion"]:
+        tracking.set_champion(versions[gate["champion"]], summary["profile"])
 
 
 def _comparisons(reports: Path, parents: Mapping[str, str | None], seed: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tradewind.compression.variant import MODELS, PRECISIONS
 from tradewind.errors import UserError
 from tradewind.evaluation.results import read_results, read_rows
 from tradewind.evaluation.scores import Row, difference
@@ -18,8 +19,6 @@ SPEED = ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_ms", "peak_rss_byt
 KEYS = ("parameters", "bytes", "answer_f1", "answer_f1_ci", *QUALITY[1:], *SPEED, "run_id")
 """The keys of one variant, in the order of the table. Null where a measure does not apply (an fp32 row has no
 parent)."""
-MODELS = ("base", "teacher", "student")
-PRECISIONS = ("fp32", "int8", "int4")
 
 
 def variant_rows(reports: Path, variants: Path, run_ids: Mapping[str, str]) -> dict[str, dict[str, Any]]:

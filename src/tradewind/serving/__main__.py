@@ -69,8 +69,13 @@ def run_folder(profile: str | None) -> Path:
     """Where a profile's run lies, seen from the repository: `cpu` in its root, the others in a working copy."""
     if profile not in (None, *PROFILES):
         raise UserError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    here = Path("params.yaml")
+    if profile in (None, "cpu") or (here.is_file() and read_params(here).get("profile") == profile):
+        return Path()
     copy = Path(".tradewind") / "runs" / str(profile)
-    return copy if profile not in (None, "cpu") and copy.is_dir() else Path()
+    if not copy.is_dir():
+        raise UserError(f"profile {profile} has no run here: `make repro PROFILE={profile}` makes one")
+    return copy
 
 
 def refuse_open_bind(host: str, keys: Keyring) -> None:

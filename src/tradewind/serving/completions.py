@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request as HttpRequest
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
@@ -38,6 +39,8 @@ from tradewind.serving.settings import ServeSettings
 from tradewind.serving.shapes import ChatChunkChoice, TextChunkChoice
 from tradewind.serving.wire import ChatRequest, CompletionRequest
 
+MESSAGE_TEXT = 32
+"""Characters that a message's markup counts as, beside its content."""
 LONG_TEXT = 4096
 """Characters from which a text is tokenized outside the event loop."""
 
@@ -48,10 +51,11 @@ class Completions:
     def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer, settings: ServeSettings) -> None:
         self.scheduler, self.tokenizer, self.settings = scheduler, tokenizer, settings
         self.grammars = Grammars(tokenizer)
+        self._compiling = CapacityLimiter(1)  # others wait in the event loop, and hold no thread
 
     async def chat(self, wire: ChatRequest, call: Call, http: HttpRequest) -> Response:
         messages = [{"role": _role(one.role), "content": one.content} for one in wire.messages]
-        size = sum(len(one.content) for one in wire.messages)
+        size = sum(len(one.content) + MESSAGE_TEXT for one in wire.messages)
         ids = await self._tokens(size, self.tokenizer.chat, messages)
         return await self._answer(wire, [ids], ChatFormat(), "messages", call, http)
 
@@ -97,7 +101,7 @@ class Completions:
         if structure is None:
             return None
         try:
-            return await run_in_threadpool(self.grammars.compile, structure)
+            return await to_thread.run_sync(self.grammars.compile, structure, limiter=self._compiling)
         except BadStructure as error:
             raise ApiError(
                 "invalid_value", f"Invalid value for {wire.structure_field}: {error}.", wire.structure_field

@@ -9,6 +9,7 @@ timeout. Nothing here knows HTTP bodies.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from starlette.requests import Request as HttpRequest
@@ -35,23 +36,15 @@ class Generation:
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> Self:
-        """Raises ApiError where a limit refuses the call, Refused where the scheduler refuses one of its requests; none
-        of the others runs then.
+        """Raises ApiError where a limit refuses the call, Refused where the scheduler refuses one of its requests: none
+        of them runs then.
         """
         tenant = self.meter.principal.tenant
         self.requests = [replace(one, tenant=tenant) for one in self.requests]
         await self.meter.begin(self.requests)
         loop = asyncio.get_running_loop()
-        for place, request in enumerate(self.requests):
-
-            def sink(event: Event, place: int = place) -> None:
-                loop.call_soon_threadsafe(self._take, place, event)
-
-            try:
-                self._tickets.append(self.scheduler.submit(request, sink))
-            except Exception:
-                self.close()
-                raise
+        sinks = [partial(self._from_engine, loop, place) for place in range(len(self.requests))]
+        self._tickets = self.scheduler.submit_all(list(zip(self.requests, sinks, strict=True)))
         self._offset = self.meter.accepted(self.requests)
         self._watcher = asyncio.create_task(self._watch())
         return self
@@ -70,6 +63,10 @@ class Generation:
             ticket.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+
+    def _from_engine(self, loop: asyncio.AbstractEventLoop, place: int, event: Event) -> None:
+        """Called in the scheduler's thread."""
+        loop.call_soon_threadsafe(self._take, place, event)
 
     def _take(self, place: int, event: Event) -> None:
         self.meter.record(self._offset + place, event)

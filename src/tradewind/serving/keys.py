@@ -110,6 +110,10 @@ def keyring(path: str = "") -> Keyring:
     given = tuple(key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip())
     path = path or os.environ.get(FILE_VARIABLE, "")
     keys, tenants = read_keys(Path(path)) if path else ((), {})
+    if path and not keys and not given:
+        raise UserError(
+            f"{path}: no key is left in it, and without keys anybody may call; name no file if that is meant"
+        )
     return Keyring((*keys, *plain_keys(given)), tenants)
 
 
@@ -118,10 +122,13 @@ def read_keys(path: Path) -> tuple[tuple[ApiKey, ...], dict[str, Limits]]:
     held = _load(path)
     if unknown := sorted(set(held) - {"keys", "tenants"}):
         raise UserError(f"{path}: unknown key {unknown[0]!r} (choices: keys, tenants)")
-    keys = tuple(build(ApiKey, entry, f"{path}: keys[{place}]") for place, entry in enumerate(held.get("keys", [])))
+    entries, limits = held.get("keys", []), held.get("tenants", {})
+    if not isinstance(entries, list) or not isinstance(limits, dict):
+        raise UserError(f"{path}: `keys` is an array and `tenants` an object")
+    keys = tuple(build(ApiKey, entry, f"{path}: keys[{place}]") for place, entry in enumerate(entries))
     if len({key.id for key in keys}) < len(keys):
         raise UserError(f"{path}: two keys have the same id")
-    tenants = {name: build(Limits, one, f"{path}: tenants.{name}") for name, one in held.get("tenants", {}).items()}
+    tenants = {name: build(Limits, one, f"{path}: tenants.{name}") for name, one in limits.items()}
     return keys, tenants
 
 

@@ -68,8 +68,6 @@ class Metrics:
         self._decode = histogram("request_decode_time_seconds", "First to last token.", REQUEST_S)
         labels = ["model_name", "finished_reason"]
         self._success = Counter("vllm:request_success", "Requests by their end.", labels, registry=self.registry)
-        self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked for in the prefix cache.")
-        self._hits = self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.")
         self._counter("num_preemptions", "Running answers put back to wait: never.")
         self._calls = Counter(
             "tradewind_http_requests", "Calls by route, method and status.", ["route", "method", "status"],
@@ -92,8 +90,6 @@ class Metrics:
         self._generation.observe(timings.completion_tokens)
         self._n.observe(timings.n)
         self._max_tokens.observe(timings.max_tokens)
-        self._queries.inc(timings.prompt_tokens)
-        self._hits.inc(timings.cached_tokens)
         self._e2e.observe(timings.e2e_s)
         self._queue.observe(timings.queued_s)
         if timings.ttft_s is not None:
@@ -159,6 +155,8 @@ class LoopCollector(Collector):
         counters = (
             ("prompt_tokens", "Prompt tokens run or taken from the prefix cache.", now.prompt_tokens),
             ("generation_tokens", "Tokens generated.", now.completion_tokens),
+            ("prefix_cache_queries", "Prompt tokens looked for in the prefix cache.", now.prefix_queries),
+            ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
             ("spec_decode_num_draft_tokens", "Tokens drafted by speculation.", now.drafted),
             ("spec_decode_num_accepted_tokens", "Of those, the ones that were chosen.", now.accepted),
         )

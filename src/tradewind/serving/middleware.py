@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from typing import Protocol
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -69,7 +70,7 @@ class RequestId:
         try:
             await self.app(scope, receive, with_id)
         except Exception:
-            log.exception("%s %s failed, request %s", scope["method"], scope["path"], request_id)
+            log.exception("%s %s failed, request %s", scope["method"], path_of(scope), request_id)
             if status != CLIENT_GONE:
                 raise  # too late for another status: the connection is cut
             error = ApiError("engine_fault", "The server failed on this request.")
@@ -78,7 +79,12 @@ class RequestId:
             if scope.get("state", {}).get("client_gone"):
                 status = CLIENT_GONE
             milliseconds = 1000 * (time.perf_counter() - start)
-            log.info("%s %s %d %.1f ms %s", scope["method"], scope["path"], status, milliseconds, request_id)
+            log.info("%s %s %d %.1f ms %s", scope["method"], path_of(scope), status, milliseconds, request_id)
+
+
+def path_of(scope: Scope) -> str:
+    """The path as it may stand in a log: percent-encoded, so that no client writes lines of its own."""
+    return quote(scope["path"])
 
 
 class ObservedCall(Protocol):

@@ -25,15 +25,15 @@ class Readiness:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.draining = False
-        self._lock = asyncio.Lock()
+        self._asked: asyncio.Task[bool] | None = None
 
     async def __call__(self) -> bool:
         """Takes at most FRESH seconds; questions that come together share one probe."""
         if self._fresh() or self.draining:
             return not self.draining
-        async with self._lock:
-            ready = self._fresh() or await (self._probe() if self.scheduler.idle else self._progress())
-        return ready and not self.draining
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._probe() if self.scheduler.idle else self._progress())
+        return await asyncio.shield(self._asked) and not self.draining
 
     def drain(self) -> None:
         """The server is about to end: send it no more."""
