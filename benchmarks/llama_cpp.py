@@ -194,7 +194,9 @@ def compare(pair: Sequence[Server], texts: Iterator[list[int]], work: Work) -> d
 
 
 async def repeat(server: Server, asked: Sequence[list[int]], work: Work) -> dict[str, float]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=REQUEST_S) as client:
+    # A connection each: llama.cpp's server may close one that was used, just as the next request comes.
+    fresh = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=server.url, timeout=REQUEST_S, limits=fresh) as client:
         alone = [await complete(client, server, prompt, work) for prompt in asked[: work.requests]]
         begun = time.perf_counter()
         together = await asyncio.gather(*(complete(client, server, prompt, work) for prompt in asked[work.requests :]))
