@@ -4,7 +4,7 @@
 2. Compose params.yaml from conf/, print what changes, refuse to overwrite hand edits. The committed params.yaml is
    that of profile `cpu`; every other profile runs in a working copy of its own, .tradewind/runs/<profile>.
 3. Fetch or verify data/; write the facts that stages depend on (host, versions of the documented packages).
-4. Run `dvc repro`; print minutes per stage and the disk used.
+4. Run `dvc repro`; bring MLflow's store up to the reports, its champion too; print minutes per stage and the disk used.
 What it does not know: what the stages do. dvc.yaml says that.
 """
 
