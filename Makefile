@@ -50,8 +50,8 @@ study: $(STAMP)  ## run the sweep of a question: NAME=slug
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls studies 2>/dev/null | tr '\n' ' '))" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro
 
-notebooks: $(STAMP)  ## execute the notebooks in place
-	@python -m tradewind.notebooks
+notebooks: $(STAMP)  ## execute the notebooks in place, on the results of PROFILE
+	@python -m tradewind.notebooks --profile $(PROFILE)
 
 mlflow: $(STAMP)  ## import the committed runs and open the MLflow page on PORT=5000
 	@python -m tradewind.tracking --port $(if $(filter 8000,$(PORT)),5000,$(PORT))

@@ -85,11 +85,16 @@ def execute(notebook: NotebookNode, variables: Mapping[str, str], root: Path) ->
     try:
         client.execute(env=os.environ | dict(variables))
     except CellExecutionError as error:
-        raise UserError(f"a cell failed: {error.ename}: {error.evalue}") from error
+        first = next((cell.source.splitlines()[0] for cell in notebook.cells if _failed(cell)), "?")
+        raise UserError(f"the cell {first!r} failed: {error.ename}: {error.evalue}") from error
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     return notebook
+
+
+def _failed(cell: NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.get("outputs", []))
 
 
 def differences(notebook: NotebookNode, reports: Path, name: str = "notebook") -> Iterator[str]:

@@ -88,3 +88,9 @@ def test_a_failing_cell_is_one_line(tmp_path):
 def test_an_unknown_notebook_gives_the_choices():
     with pytest.raises(UserError, match="03_compression"):
         chosen(["99_none"], ROOT / "notebooks")
+
+
+def test_a_cell_that_fails_is_named_by_its_first_line():
+    notebook = new_notebook(cells=[new_code_cell("fine = 1"), new_code_cell("broken = fine / 0\nprint(broken)")])
+    with pytest.raises(UserError, match=r"'broken = fine / 0' failed: ZeroDivisionError"):
+        execute(notebook, {}, ROOT)
