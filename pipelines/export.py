@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from tradewind.compression.export import write_variant
+from tradewind.compression.kv_cache import SCALES_FILE, load_scales
 from tradewind.compression.quantize import load_tensors
 from tradewind.compression.variant import split_name
 from tradewind.config import run, stage_params
@@ -11,20 +12,23 @@ from tradewind.files import read_json
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf
 
-VARIANTS = Path("artifacts/variants")
+QUANTIZED, VARIANTS = Path("artifacts/quantized"), Path("artifacts/variants")
 
 
 def main() -> None:
     level = stage_params("export")["accuracy_level"]
     for name in sys.argv[1:]:
         model, precision = split_name(name)
+        tokenizer = Tokenizer.load(f"artifacts/{model}")
         config, flat = load_hf(f"artifacts/{model}")
-        quantized = Path("artifacts/quantized") / name
-        tensors = flat if precision == "fp32" else load_tensors(quantized / "model.safetensors")
-        rules = {} if precision == "fp32" else {"rules": read_json(quantized / "quantize.json")["rules"]}
-        manifest = write_variant(
-            VARIANTS / name, name, config, tensors, Tokenizer.load(f"artifacts/{model}"), rules, level
-        )
+        if precision == "fp32":
+            manifest = write_variant(VARIANTS / name, name, config, flat, tokenizer)
+        else:
+            quantized = QUANTIZED / name
+            tensors, scales = load_tensors(quantized / "model.safetensors"), load_scales(quantized / SCALES_FILE)
+            about = read_json(quantized / "quantize.json")
+            rules = {key: about[key] for key in ("rules", "kv_cache")}
+            manifest = write_variant(VARIANTS / name, name, config, tensors, tokenizer, rules, level, scales)
         print(f"export: {name}, {manifest.bytes / 1e6:.1f} MB of weights, digest {manifest.weights_digest}")
 
 

@@ -41,11 +41,12 @@ def test_float_products_equal_the_jax_decoder(tmp_path, precision):
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_served_products_stay_close(tmp_path, precision):
-    """Activations rounded to int8 in blocks of 32 err by about 0.5 % a product, as int8 weights do."""
+    """Activations rounded to int8 in blocks of 32 err by about 0.5 % a product, as int8 weights do, and so do cached
+    keys and values."""
     served = ort_logits(tmp_path / "v", precision, accuracy_level=4)
     theirs = reference_logits(CONFIG, restored(precision), TOKENS)
     relative = np.sqrt(np.square(served - theirs).sum() / np.square(theirs).sum())
-    assert 0 < relative < 0.05
+    assert 0 < relative < 0.06
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])

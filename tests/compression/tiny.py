@@ -1,17 +1,20 @@
 """A decoder of a few thousand random weights, its tokenizer, and what the tests of several folders do with it."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from tradewind.compression.export import write_variant
+from tradewind.compression.kv_cache import Scales, kv_scales
 from tradewind.compression.quantize import quantize
 from tradewind.compression.rules import Rule
 from tradewind.compression.variant import Manifest
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
-from tradewind.model.weights import Flat, weight_table
+from tradewind.model.weights import Flat, to_model, weight_table
+from tradewind.training.data import Batch, pack
 
 VOCABULARY = 288
 CONFIG = DecoderConfig(
@@ -47,17 +50,30 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny_variant(folder: Path, precision: str, seed: int = 0, accuracy_level: int = 4) -> Manifest:
-    """`base-<precision>` in `folder`."""
+    """`base-<precision>` in `folder`; like the served ones, a quantized one has an int8 cache, but not with products in
+    float32 (accuracy level 0)."""
     flat = tiny_flat(seed=seed)
     tensors = flat if precision == "fp32" else quantize(flat, rules(precision))
-    return write_variant(folder, f"base-{precision}", CONFIG, tensors, tiny_tokenizer(), {}, accuracy_level)
+    scales = tiny_scales(seed) if precision != "fp32" and accuracy_level else None
+    return write_variant(folder, f"base-{precision}", CONFIG, tensors, tiny_tokenizer(), {}, accuracy_level, scales)
+
+
+def tiny_batch(rows: int = 1, length: int = 64, seed: int = 1) -> Batch:
+    """Rows of random tokens, three quarters full."""
+    samples = np.random.default_rng(seed).integers(VOCABULARY, size=(rows, 3 * length // 4))
+    packed = pack([(ids.tolist(), [1] * len(ids)) for ids in samples], length)
+    return packed.take(range(len(packed)))
+
+
+@cache
+def tiny_scales(seed: int = 0) -> Scales:
+    """Of the int8 cache of `tiny_flat(seed=seed)`: enough text for every channel, as clipping costs the most."""
+    return kv_scales(to_model(CONFIG, tiny_flat(seed=seed)), [tiny_batch(rows=64)])
 
 
 def reference_logits(config: DecoderConfig, flat: Flat, tokens: Sequence[int]) -> np.ndarray:
     """float32 [len(tokens), vocab] of the JAX decoder."""
     import jax.numpy as jnp
-
-    from tradewind.model.weights import to_model
 
     model = to_model(config, flat)
     ids = jnp.asarray([list(tokens)], jnp.int32)

@@ -13,6 +13,7 @@ import numpy as np
 
 from tradewind.compression.export_gguf import export_gguf
 from tradewind.compression.export_onnx import GRAPH_FILE, SERVED_ACCURACY, export_onnx
+from tradewind.compression.kv_cache import Scales
 from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
 from tradewind.compression.variant import LICENCE, Manifest, file_digests, save_manifest, split_name
 from tradewind.files import atomic_path
@@ -29,11 +30,15 @@ def write_variant(
     tokenizer: Tokenizer,
     rules: Mapping[str, Any] | None = None,
     accuracy_level: int = SERVED_ACCURACY,
+    kv_scales: Scales | None = None,
 ) -> Manifest:
-    """Export the variant `name` to ONNX and GGUF (safetensors where it is not quantized), and write its manifest."""
+    """Export the variant `name` to ONNX and GGUF (safetensors where it is not quantized), and write its manifest.
+
+    kv_scales: of the cache that the ONNX graph keeps in int8; None: float32.
+    """
     model, precision = split_name(name)
     with atomic_path(folder) as made:
-        files = {"ort": export_onnx(made, config, tensors, accuracy_level)}
+        files = {"ort": export_onnx(made, config, tensors, accuracy_level, kv_scales)}
         if precision == "fp32":  # the same bytes as the model's own file: DVC's cache keeps them once
             files["jax"] = [WEIGHTS_FILE]
         else:

@@ -9,7 +9,7 @@ Inputs
 - `last_positions` int32 [B]: each row's length after this call, minus one.
 - `longest` int32 []: an upper bound of the lengths after this call.
 - `logit_positions` int64 [P]: which of the T columns get logits, none if empty (the head is a fifth of the model).
-- `past_key_values.{layer}.key|value` float32 [B, KV heads, S, head dim].
+- `past_key_values.{layer}.key|value` float32, or int8 where scales for it are given, [B, KV heads, S, head dim].
 Outputs
 - `logits` float32 [B, P, vocabulary].
 - `present.{layer}.key|value`: like the past. Bind each to the memory of its past: the cache is then updated in place.
@@ -31,6 +31,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from tradewind.compression.kv_cache import Scales
 from tradewind.compression.quantize import BLOCK, Blocks, Tensor, pack4, stack_rows
 from tradewind.compression.variant import MAX_FEED
 from tradewind.errors import UserError
@@ -49,17 +50,24 @@ IR_VERSION = 10
 
 
 def export_onnx(
-    folder: Path, config: DecoderConfig, tensors: Mapping[str, Tensor], accuracy_level: int = SERVED_ACCURACY
+    folder: Path,
+    config: DecoderConfig,
+    tensors: Mapping[str, Tensor],
+    accuracy_level: int = SERVED_ACCURACY,
+    kv_scales: Scales | None = None,
 ) -> list[str]:
     """Write `model.onnx` and the files that it points into to `folder`; their names. The same input gives the same
-    bytes."""
+    bytes.
+
+    kv_scales: [2 x layers, KV heads, head dim] of a cache in int8; None: it is in float32.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Blocks)}
     quantized = len(whole) < len(tensors)
     if not quantized:
         write_safetensors(folder / WEIGHTS_FILE, whole)
     graph = GraphBuilder(stored={} if quantized else safetensors_offsets(folder / WEIGHTS_FILE))
-    _decoder(graph, config, dict(tensors), accuracy_level)
+    _decoder(graph, config, dict(tensors), accuracy_level, kv_scales)
     with atomic_path(folder / DATA_FILE) as data:
         graph.write_data(data)
     with atomic_path(folder / GRAPH_FILE) as path:
@@ -110,7 +118,7 @@ class GraphBuilder:
         op: str,
         inputs: Sequence[ir.Value | None],
         name: str,
-        attributes: Mapping[str, int | float] | None = None,
+        attributes: Mapping[str, int | float | str] | None = None,
         domain: str = "",
         outputs: int = 1,
     ) -> list[ir.Value]:
@@ -148,15 +156,18 @@ class _Shared:
     longest: ir.Value
     cosines: ir.Value
     sines: ir.Value
+    kv_scales: Scales | None
 
 
-def _decoder(g: GraphBuilder, config: DecoderConfig, tensors: dict[str, Tensor], accuracy: int) -> None:
+def _decoder(
+    g: GraphBuilder, config: DecoderConfig, tensors: dict[str, Tensor], accuracy: int, kv_scales: Scales | None
+) -> None:
     ids = g.input("input_ids", ir.DataType.INT64, ("batch", "sequence"))
     int32 = ir.DataType.INT32
     queries, lasts = (g.input(name, int32, ("batch",)) for name in ("query_lengths", "last_positions"))
     longest = g.input("longest", int32, ())
     wanted = g.input("logit_positions", ir.DataType.INT64, ("positions",))
-    shared = _Shared(queries, lasts, longest, *_rotary(g, config))
+    shared = _Shared(queries, lasts, longest, *_rotary(g, config), kv_scales)
     embed = _Embedding(g, _take(tensors, "model.embed_tokens.weight"), accuracy)
 
     branch, residual = None, embed.lookup(ids)
@@ -238,16 +249,22 @@ def _attention(
     g: GraphBuilder, config: DecoderConfig, queries: list[ir.Value | None], layer: int, shared: _Shared
 ) -> ir.Value:
     """`queries`: queries, keys and values, or all three in one and nothing for the others."""
-    shape = ("batch", config.num_kv_heads, "positions_held", config.head_dim)
-    floats = ir.DataType.FLOAT
-    past = [g.input(f"past_key_values.{layer}.{half}", floats, shape) for half in ("key", "value")]
-    place = [shared.last_positions, shared.longest, shared.cosines, shared.sines]
-    inputs = [*queries, *past, *place, *[None] * 7, shared.query_lengths]
-    heads = {"num_heads": config.num_heads, "kv_num_heads": config.num_kv_heads, "do_rotary": 1}
     name = f"model.layers.{layer}.attention"
-    mixed, *present = g.node("GroupQueryAttention", inputs, name, heads, MICROSOFT, outputs=3)
+    attributes: dict[str, int | float | str] = {"num_heads": config.num_heads, "kv_num_heads": config.num_kv_heads}
+    scales: list[ir.Value | None] = [None, None]
+    dtype = ir.DataType.FLOAT
+    if shared.kv_scales is not None:
+        dtype = ir.DataType.INT8
+        pair = shared.kv_scales[2 * layer : 2 * layer + 2].reshape(2, -1)
+        scales = [g.weight(f"{name}.{half}_scale", line) for half, line in zip("kv", pair, strict=True)]
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+    shape = ("batch", config.num_kv_heads, "positions_held", config.head_dim)
+    past = [g.input(f"past_key_values.{layer}.{half}", dtype, shape) for half in ("key", "value")]
+    place = [shared.last_positions, shared.longest, shared.cosines, shared.sines]
+    inputs = [*queries, *past, *place, *[None] * 3, *scales, *[None] * 2, shared.query_lengths]
+    mixed, *present = g.node("GroupQueryAttention", inputs, name, attributes | {"do_rotary": 1}, MICROSOFT, outputs=3)
     for half, value in zip(("key", "value"), present, strict=True):
-        g.output(value, f"present.{layer}.{half}", floats, shape)
+        g.output(value, f"present.{layer}.{half}", dtype, shape)
     return mixed
 
 

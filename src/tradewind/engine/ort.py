@@ -8,7 +8,7 @@ How a row lives in memory:
 1. `prefill` appends to a private row. A prefix is a row and a length; positions below the length are never written
    again. The prefix that holds all of a row goes on in that row, any other (cut, or continued twice) on a copy: copy on
    write.
-2. `insert` copies a prefix into the slots' buffer, float32 [2 x layers, slots, KV heads, positions, head dim], of which
+2. `insert` copies a prefix into the slots' buffer, [2 x layers, slots, KV heads, positions, head dim], of which
    one call sees the first n rows. So occupied rows are kept dense: `release` moves the last one into the gap.
 3. `step` of one token a row uses tensors bound once for each n; only their content changes.
 """
@@ -16,7 +16,7 @@ How a row lives in memory:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -26,11 +26,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from tradewind.compression.variant import MAX_FEED, Manifest, load_variant
 from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
 from tradewind.errors import UserError
-from tradewind.model.decoder import DecoderConfig
 
 CHUNK = 128
 """Tokens of a prompt that one call runs at most: attention computes the masked half of a chunk, too. Chunks are exact."""
-KV = NDArray[np.float32]
+KV = NDArray[Any]
+"""float32, or int8 where the graph has scales for it."""
+KV_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 LOAD_ERRORS = (
     runtime.EPFail,
     runtime.Fail,
@@ -46,10 +47,11 @@ LOAD_ERRORS = (
 
 
 class Row:
-    """Keys and values outside the slots: float32 [2 x layers, 1, KV heads, capacity, head dim]; `used` are written."""
+    """Keys and values outside the slots: [2 x layers, 1, KV heads, capacity, head dim]; `used` are written."""
 
-    def __init__(self, config: DecoderConfig, capacity: int) -> None:
-        self.kv: KV = np.empty((2 * config.num_layers, 1, config.num_kv_heads, capacity, config.head_dim), np.float32)
+    def __init__(self, like: KV, capacity: int) -> None:
+        layers, _, heads, _, width = like.shape
+        self.kv: KV = np.empty((layers, 1, heads, capacity, width), like.dtype)
         self.used = 0
 
     @property
@@ -67,7 +69,12 @@ class OrtPrefix(Prefix):
 
 
 class OrtEngine(Engine):
-    """Greedy tokens are the same alone, batched, late-joined, in chunks and from forks, within one library version."""
+    """Greedy tokens are the same alone, batched, late-joined, in chunks and from forks, within one library version.
+
+    With an int8 cache, logits are the same to the last bit, however tokens are fed. With a float32 cache they differ by
+    rounding (1e-4) between one token a call and several: the attention operator has a kernel of its own for one, which
+    sums in another order.
+    """
 
     name = "ort"
 
@@ -77,7 +84,7 @@ class OrtEngine(Engine):
         self.weights_digest = manifest.weights_digest
         room = max_len + MAX_FEED  # the operator wants a place for a row's padding, too, though it writes nothing there
         shape = (2 * self.config.num_layers, slots, self.config.num_kv_heads, room, self.config.head_dim)
-        self._kv: KV = np.zeros(shape, np.float32)
+        self._kv: KV = np.zeros(shape, KV_TYPES[session.get_inputs()[-1].type])
         self.kv_bytes = self._kv.nbytes
         self._session = session
         self._lengths = [0] * slots
@@ -150,7 +157,7 @@ class OrtEngine(Engine):
     def fork(self, slot: int) -> OrtPrefix:
         self.check_slot(slot, occupied=True)
         length = self._lengths[slot]
-        row = Row(self.config, length)
+        row = Row(self._kv, length)
         row.kv[:, 0] = self._kv[:, self._dense.index(slot), :, :length]
         row.used = length
         return OrtPrefix(length, row=row)
@@ -195,11 +202,11 @@ class OrtEngine(Engine):
     def _row_after(self, past: Prefix | None, capacity: int) -> Row:
         """A row that holds `past` and has room for `capacity` tokens, which nobody else will write to."""
         if past is None:
-            return Row(self.config, capacity)
+            return Row(self._kv, capacity)
         assert isinstance(past, OrtPrefix)
         if past.row.used == past.length and past.row.capacity >= capacity:
             return past.row
-        row = Row(self.config, capacity)
+        row = Row(self._kv, capacity)
         row.kv[:, :, :, : past.length] = past.row.kv[:, :, :, : past.length]
         return row
 
@@ -252,8 +259,8 @@ class _Call:
         for index in range(len(kv)):
             layer, half = index // 2, ("key", "value")[index % 2]
             address = kv.ctypes.data + index * kv.strides[0]
-            self.binding.bind_input(f"past_key_values.{layer}.{half}", "cpu", 0, np.float32, shape, address)
-            self.binding.bind_output(f"present.{layer}.{half}", "cpu", 0, np.float32, shape, address)
+            self.binding.bind_input(f"past_key_values.{layer}.{half}", "cpu", 0, kv.dtype.type, shape, address)
+            self.binding.bind_output(f"present.{layer}.{half}", "cpu", 0, kv.dtype.type, shape, address)
 
 
 def open_session(graph: Path, threads: int) -> ort.InferenceSession:
