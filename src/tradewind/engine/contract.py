@@ -107,6 +107,9 @@ class Engine(ABC):
     """What answers are a function of, beside the library's version: equal digests mean equal weights."""
     kv_bytes: int = 0
     """Bytes of the slots' keys and values, for the memory bill."""
+    exact_feeds: bool = False
+    """Whether logits are the same to the last bit however many tokens a call feeds. Speculation needs it: a token checked
+    among drafts is then the one that would have been made alone."""
 
     @abstractmethod
     def prefill(

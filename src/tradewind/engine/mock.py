@@ -51,6 +51,7 @@ class MockEngine(Engine):
     """
 
     name = "mock"
+    exact_feeds = True
 
     def __init__(
         self,

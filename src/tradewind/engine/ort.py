@@ -86,6 +86,7 @@ class OrtEngine(Engine):
         shape = (2 * self.config.num_layers, slots, self.config.num_kv_heads, room, self.config.head_dim)
         self._kv: KV = np.zeros(shape, KV_TYPES[session.get_inputs()[-1].type])
         self.kv_bytes = self._kv.nbytes
+        self.exact_feeds = self._kv.dtype == np.int8
         self._session = session
         self._lengths = [0] * slots
         self._dense: list[int] = []  # row of the buffer -> slot

@@ -9,7 +9,8 @@ The life of a request here:
    budget is `IDLE_CHUNKS` times as large: engines run longer chunks faster. Cancellations and deadlines wait for it.
 4. Each of its n answers takes a free slot as one comes, all from the one prefilled prefix.
 5. Every turn of the loop feeds all running answers together: the last token and, where few answers run, drafted ones
-   after it (`tradewind.engine.lookup`). An answer that ends frees its slot in that turn.
+   after it (`tradewind.engine.lookup`), if the engine gives the same logits then. An answer that ends frees its slot in
+   that turn.
 6. A terminal event ends it: `Done`, `Failed` (an error of this request, which the loop survives, or its deadline,
    waiting or running) or `Cancelled`.
 
@@ -303,7 +304,8 @@ class Scheduler:
         prefix = ticket.take_prefix()
         if prefix.logits is None:
             raise RuntimeError("the engine gave no logits")
-        row = Row(ticket, answer, Lookup.of(ticket.request, self.settings))
+        lookup = Lookup.of(ticket.request, self.settings) if self.engine.exact_feeds else None
+        row = Row(ticket, answer, lookup)
         self._accept(row, prefix.logits[None], ())
         if row.finished:
             self._end_answer(ticket)

@@ -11,7 +11,8 @@ class SchedulerSettings:
 
     ttft_goal_ms: a request that would wait longer for its prefill to begin is refused; 0: only `max_waiting` counts.
     prefix_cache_bytes: of keys and values kept for prompts to come; 0: none.
-    lookup_tokens: drafted tokens a step at most; 0: no speculation. lookup_ngram: the longest n-gram looked up.
+    lookup_tokens: drafted tokens a step at most, of engines with `exact_feeds`; 0: no speculation.
+    lookup_ngram: the longest n-gram looked up.
     lookup_max_rows: answers running at most where drafts are made: a long feed for one row is padding for all others.
     """
 

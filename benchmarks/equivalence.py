@@ -1,0 +1,180 @@
+"""Whether an answer depends on how it was run: the same greedy prompts alone, in batches, joining late, from the prefix
+cache, and with speculation, over each variant and engine.
+
+    python benchmarks/equivalence.py [--variant teacher-int8 ...] [--engine ort] [--prompts 200] [--tokens 128]
+
+Prompts are test questions; answers have a fixed length, so that they run on past what the model was taught. A prompt
+alone, one after the other, is the reference. Counted for each way: answers whose tokens differ, and the largest
+difference of a token's log-probability before the first token that differs. Results go to
+reports/benchmarks/equivalence.json, each variant and engine beside those that are there already. Not covered: sampled
+answers (their seeds make them functions of the same logits), several processes.
+"""
+
+import argparse
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tradewind import host
+from tradewind.config import run
+from tradewind.engine import ENGINES, load_engine
+from tradewind.engine.requests import TERMINAL, Delta, Done, Event, Request
+from tradewind.engine.sampling import SamplingParams
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings
+from tradewind.errors import UserError
+from tradewind.evaluation.questions import questions, stratified
+from tradewind.evaluation.variant import load_codec, load_manifest
+from tradewind.files import read_json, read_jsonl, write_json
+from tradewind.tracking import git_commit
+
+SLOTS, MAX_LEN, ANSWER_S = 8, 1024, 600
+PLAIN = SchedulerSettings()
+DRAFTED = SchedulerSettings(lookup_tokens=8)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How prompts are sent: `together` at most are under way. in_groups: the next group waits for the whole one before,
+    otherwise a prompt joins whenever an answer ends. twice: what counts is the second time."""
+
+    together: int
+    settings: SchedulerSettings = PLAIN
+    in_groups: bool = True
+    twice: bool = False
+
+
+WAYS: Mapping[str, Way] = {
+    "alone": Way(1),
+    "batch of 2": Way(2),
+    "batch of 4": Way(4),
+    "batch of 8": Way(8),
+    "late-joined": Way(SLOTS, in_groups=False),
+    "prefix-cached": Way(4, replace(PLAIN, prefix_cache_bytes=64 << 20), twice=True),
+    "speculative": Way(1, DRAFTED),
+    "speculative, late-joined": Way(SLOTS, replace(DRAFTED, lookup_max_rows=SLOTS), in_groups=False),
+}
+
+
+@dataclass
+class Answer:
+    """A request's events, and a permit that is given back at its end."""
+
+    permits: threading.Semaphore
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    end: Event | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self.tokens += [entry.token for entry in event.logprobs]
+            self.logprobs += [entry.logprob or 0.0 for entry in event.logprobs]
+        if isinstance(event, TERMINAL):
+            self.end = event
+            self.permits.release()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The same greedy answers, run in every way there is.")
+    parser.add_argument("--variant", action="append", help="default: teacher-int8")
+    parser.add_argument("--variants", type=Path, default=Path("artifacts/variants"))
+    parser.add_argument("--corpus", type=Path, default=Path("artifacts/corpus"))
+    parser.add_argument("--engine", default="ort", choices=[name for name in ENGINES if name != "mock"])
+    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/equivalence.json"))
+    for option, default in (("prompts", 200), ("tokens", 128), ("threads", 2)):
+        parser.add_argument(f"--{option}", type=int, default=default)
+    given = parser.parse_args()
+    for name in given.variant or ["teacher-int8"]:
+        manifest = load_manifest(given.variants, name)
+        row = compare_ways(name, given)
+        print(table(f"{name}, {given.engine}", row))
+        kept = read_json(given.out) if given.out.exists() else {}
+        facts = {"device": host.device(), "git_commit": git_commit(), "weights_digest": manifest["weights_digest"]}
+        entry = facts | {"prompts": given.prompts, "tokens": given.tokens, "ways": row}
+        write_json(given.out, kept | {f"{name} {given.engine}": entry})
+
+
+def compare_ways(name: str, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    folder, codec = given.variants / name, load_codec(given.variants / name)
+    asked = stratified(questions(list(read_jsonl(given.corpus / "test.jsonl")), codec), given.prompts)
+    if len(asked) < given.prompts:
+        raise UserError(f"{given.corpus}/test.jsonl has {len(asked)} questions, not {given.prompts}")
+    requests = [
+        Request(q.prompt, given.tokens, SamplingParams(temperature=0, logprobs=0), ignore_eos=True) for q in asked
+    ]
+    rows: dict[str, dict[str, Any]] = {}
+    reference: list[Answer] = []
+    for label, way in WAYS.items():
+        engine = load_engine(folder, given.engine, SLOTS, MAX_LEN, given.threads)
+        scheduler = Scheduler(engine, codec, way.settings)  # type: ignore[arg-type] # a Codec of a variant is one
+        try:
+            answers = send(scheduler, requests, way, f"{name}, {label}")
+        finally:
+            scheduler.close()
+        reference = reference or answers
+        rows[label] = difference(reference, answers)
+    return rows
+
+
+def send(scheduler: Scheduler, requests: Sequence[Request], way: Way, label: str) -> list[Answer]:
+    """One answer a request, in order. Raises UserError for an answer that failed."""
+    answers: list[Answer] = []
+    for first in tqdm(range(0, len(requests), way.together), desc=label, disable=None) if way.in_groups else (0,):
+        group = requests[first : first + way.together] if way.in_groups else requests
+        for _ in range(1 + way.twice):
+            permits = threading.Semaphore(way.together)
+            made = []
+            for request in group:
+                _permit(permits)
+                made.append(Answer(permits))
+                scheduler.submit(request, made[-1])
+            for _ in range(way.together):
+                _permit(permits)
+        if failed := [answer.end for answer in made if not isinstance(answer.end, Done)]:
+            raise UserError(f"{label}: an answer ended with {failed[0]}")
+        answers += made
+    return answers
+
+
+def _permit(permits: threading.Semaphore) -> None:
+    if not permits.acquire(timeout=ANSWER_S):
+        raise UserError(f"no answer within {ANSWER_S} s")
+
+
+def difference(reference: Sequence[Answer], answers: Sequence[Answer]) -> dict[str, Any]:
+    """How many answers differ from the reference, and by how much log-probabilities do where the tokens are the same."""
+    differing, largest, cached, drafted, right = 0, 0.0, 0, 0, 0
+    for want, made in zip(reference, answers, strict=True):
+        differing += want.tokens != made.tokens
+        same = next((i for i, (a, b) in enumerate(zip(want.tokens, made.tokens, strict=True)) if a != b), None)
+        pairs = zip(want.logprobs[:same], made.logprobs[:same], strict=True)
+        largest = max([largest, *(abs(a - b) for a, b in pairs)])
+        if isinstance(made.end, Done):
+            cached += made.end.cached_tokens
+            right += made.end.accepted_prediction_tokens
+            drafted += made.end.accepted_prediction_tokens + made.end.rejected_prediction_tokens
+    return {
+        "answers": len(answers),
+        "differing": differing,
+        "largest_logprob_difference": largest,
+        "cached_tokens": cached,
+        "drafted_tokens": drafted,
+        "accepted_tokens": right,
+    }
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    head = f"{title}\n{'way':26} {'answers':>8} {'differ':>7} {'logprob':>9} {'cached':>8} {'drafted':>8} {'right':>8}"
+    lines = [
+        f"{way:26} {row['answers']:8} {row['differing']:7} {row['largest_logprob_difference']:9.2g} "
+        f"{row['cached_tokens']:8} {row['drafted_tokens']:8} {row['accepted_tokens']:8}"
+        for way, row in rows.items()
+    ]
+    return "\n".join([head, *lines])
+
+
+if __name__ == "__main__":
+    run(main)
