@@ -66,7 +66,8 @@ def test_buckets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [engine.length(slot) for slot in range(5)] == [len(rows.get(slot, ())) for slot in range(5)]
 
 
-def test_a_prefix_says_what_it_keeps(variants: Path) -> None:
+def test_a_prefix_says_what_it_keeps(variants: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "CONTEXTS", (64,))
     engine = JaxEngine.load(variants / "fp32", slots=2, max_len=128)
     per_position = 2 * 4 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim
     assert engine.kv_bytes == 2 * 128 * per_position

@@ -168,8 +168,11 @@ class Engine(ABC):
         row.
         """
 
-    def warm_up(self) -> None:  # noqa: B027 - only engines that compile have work here
-        """Do what the first request would otherwise pay for (compilation). Called once, before traffic."""
+    def warm_up(self, feed: int = 1, rows: int = 1) -> None:  # noqa: B027 - only engines that compile have work here
+        """Do what the first request would otherwise pay for (compilation). Called once, before traffic.
+
+        feed: most tokens a row is to take in a step (drafts), where at most `rows` rows run; other steps feed one.
+        """
 
     def close(self) -> None:  # noqa: B027 - optional
         """Free what the engine holds. No call may follow."""

@@ -5,6 +5,7 @@ Shapes come in buckets, so that a handful of compiled functions serves every req
 sampling. Not covered: adapters, several devices, choosing threads (XLA takes the process's cores).
 
 How a row lives in memory:
+0. `warm_up` runs every compiled shape that the later calls can reach; `keep_compiled` keeps them for the next process.
 1. `prefill` runs chunks over a cache of one row, of the smallest bucket that holds the prompt. A call works on a copy
    of the past, so a prefix never changes; within the call the copy is donated from chunk to chunk.
 2. `insert` writes a prefix into the slots' cache, per layer [slots, max_len, KV heads, head dim], which is donated.
@@ -15,6 +16,7 @@ How a row lives in memory:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -30,12 +32,14 @@ from tradewind.errors import UserError
 from tradewind.model.decoder import Cache, Decoder, init_cache
 from tradewind.model.weights import Flat, read_safetensors, to_model
 
-CHUNKS = (16, 64, 256)
-"""Prompt tokens that one compiled call runs."""
+CHUNKS = (32, 128, 256)
+"""Prompt tokens that one compiled call runs: the scheduler's scored chunk, its usual one, and the one of an idle turn."""
+FILLED = 0.75
+"""Least share of a chunk that its tokens fill; a shorter rest of a prompt runs in several smaller chunks."""
 FEEDS = (1, 4, 16)
 """Tokens a row that one compiled step takes."""
-CONTEXTS = (64, 256, 1024, 4096)
-"""Positions that a call sees, short of `max_len`."""
+CONTEXTS = (256, 1024, 4096)
+"""Positions that a call sees, short of `max_len`. Each costs a compilation per chunk and per batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +59,18 @@ class JaxEngine(Engine):
     def __init__(self, model: Decoder, digest: str, slots: int, max_len: int, dtype: DTypeLike = jnp.float32) -> None:
         self.config, self.weights_digest = model.config, digest
         self.slots, self.max_len, self.vocab_size = slots, max_len, model.config.vocab_size
-        self._graph, self._weights = nnx.split(model)
-        self._dtype = dtype
+        self._graph, state = nnx.split(model)
+        self._weights, self._tree = jax.tree.flatten(state)  # a flat list: unpacking a State costs time at every call
         self._cache = init_cache(self.config, slots, max_len, dtype)
         self.kv_bytes = sum(part.nbytes for layer in self._cache for part in layer)
         self._lengths = [0] * slots
         self._contexts = [*(size for size in CONTEXTS if size < max_len), max_len]
-        self._batches = [*(1 << bit for bit in range(1, slots.bit_length()) if 1 << bit < slots), slots]
+        self._batches = [*(1 << bit for bit in range(slots.bit_length()) if 1 << bit < slots), slots]
         self._advance = jax.jit(self._run, static_argnames="context", donate_argnames="cache")
-        self._head = jax.jit(lambda weights, hidden: nnx.merge(self._graph, weights).logits(hidden))
+        self._decode = jax.jit(self._run_to_logits, static_argnames="context", donate_argnames="cache")
+        self._last_line = jax.jit(self._line)
+        self._empty = jax.jit(lambda capacity: init_cache(self.config, 1, capacity, dtype), static_argnames="capacity")
+        self._lines = jax.jit(lambda weights, hidden: self._model(weights).logits(hidden[0]))
 
     @classmethod
     def load(cls, folder: Path, *, slots: int, max_len: int, threads: int = 0, dtype: DTypeLike | None = None) -> Self:
@@ -96,19 +103,24 @@ class JaxEngine(Engine):
         now, later = waiting[:budget], waiting[budget:] if budget is not None else ()
         length = past.length if past is not None else 0
         capacity = _bucket(length + len(waiting), self._contexts)
-        cache, kept = self._private(past, capacity), []
-        for start in range(0, len(now), CHUNKS[-1]):
-            chunk = now[start : start + CHUNKS[-1]]
-            width = _bucket(len(chunk), CHUNKS)
+        cache, kept, start = self._private(past, capacity), [], 0
+        while start < len(now):
+            width = _chunk(len(now) - start, capacity)
+            chunk = now[start : start + width]
             ids, positions = np.zeros((1, width), np.int32), np.full((1, width), capacity, np.int32)
             ids[0, : len(chunk)] = chunk
             positions[0, : len(chunk)] = length + start + np.arange(len(chunk))
             hidden, cache = self._advance(self._weights, ids, positions, cache, context=capacity)
-            kept.append(hidden[0, : len(chunk)])
-        end = length + len(now)
-        lines = self._lines(jnp.concatenate(kept)) if keep_logits else None
-        last = None if later else lines[-1] if lines is not None else self._lines(kept[-1][-1:])[0]
-        return JaxPrefix(end, later, last, lines, cache=cache)
+            if keep_logits:
+                kept.append(np.asarray(self._lines(self._weights, hidden))[: len(chunk)])
+            start += len(chunk)
+        lines = np.concatenate(kept) if keep_logits else None
+        last = None
+        if not later:
+            last = (
+                lines[-1] if lines is not None else np.asarray(self._last_line(self._weights, hidden, len(chunk) - 1))
+            )
+        return JaxPrefix(length + len(now), later, last, lines, cache=cache)
 
     def insert(self, prefix: Prefix, slot: int) -> None:
         self.check_insert(prefix, slot)
@@ -129,10 +141,10 @@ class JaxEngine(Engine):
             rows[row], ids[row, : len(tokens)] = slot, tokens
             positions[row, : len(tokens)] = length + np.arange(len(tokens))
         context = _bucket(max(self._lengths[slot] + len(tokens) for slot, tokens in feed.items()), self._contexts)
-        hidden, self._cache = self._advance(
+        made, self._cache = self._decode(
             self._weights, ids, positions, self._cache, context=context, rows=None if whole else rows
         )
-        lines = np.asarray(self._head(self._weights, hidden))
+        lines = np.asarray(made)
         for slot, tokens in feed.items():
             self._lengths[slot] += len(tokens)
         return {slot: lines[places[slot], : len(tokens)] for slot, tokens in feed.items()}
@@ -159,47 +171,84 @@ class JaxEngine(Engine):
         length = self.length(slot)
         return min(FEEDS[-1], self.max_len - length) if length else 0
 
-    def warm_up(self) -> None:
-        """Compile short prompts, and steps of one token for every bucket of rows and of context."""
-        prefix = self.prefill([0])
+    def warm_up(self, feed: int = 1, rows: int = 1) -> None:
+        """Run every compiled shape that serving can reach: (chunks + batches) x contexts, feeds of drafts, copies.
+
+        Nothing is done where a slot is taken.
+        """
         if any(self._lengths):
             return
-        for slot in range(self.slots):
-            self.insert(prefix, slot)
         for context in self._contexts:
-            self._lengths = [context - 1] * self.slots  # what the cache holds there does not matter
+            prefix = self._warm_prefill(context)
+            for capacity in self._contexts:
+                _copy(prefix.cache, capacity=capacity)
+            self.insert(prefix, 0)
+            self.fork(0)
             for batch in self._batches:
-                self.step({slot: [0] for slot in range(batch)})
-                self._lengths = [context - 1] * self.slots
+                self._warm_step(context, batch, 1)
+            for below, _ in pairwise(FEEDS):
+                for batch in self._batches if feed > below else ():
+                    if batch <= _bucket(min(rows, self.slots), self._batches):
+                        self._warm_step(context, batch, below + 1)
+
+    def _warm_prefill(self, context: int) -> JaxPrefix:
+        """A prefix of `context` positions, made by a chunk of each width, with and without its logits kept."""
+        cache = self._private(None, context)
+        for width in CHUNKS:
+            if width <= max(context, CHUNKS[0]):
+                ids, positions = np.zeros((1, width), np.int32), np.full((1, width), context, np.int32)
+                hidden, cache = self._advance(self._weights, ids, positions, cache, context=context)
+                self._last_line(self._weights, hidden, 0)
+                self._lines(self._weights, hidden)
+        return JaxPrefix(context, cache=cache)
+
+    def _warm_step(self, context: int, batch: int, count: int) -> None:
+        """Feed `batch` rows `count` tokens at the end of `context`; what the cache holds there does not matter."""
+        if count < context:
+            self._lengths = [context - count] * batch + [0] * (self.slots - batch)
+            self.step({slot: [0] * count for slot in range(batch)})
         self._lengths = [0] * self.slots
 
     def close(self) -> None:
         self._cache = []
         del self._weights
 
+    def _model(self, weights: list[jax.Array]) -> Decoder:
+        model: Decoder = nnx.merge(self._graph, jax.tree.unflatten(self._tree, weights))
+        return model
+
     def _run(
         self,
-        weights: nnx.State,
+        weights: list[jax.Array],
         ids: jax.Array,
         positions: jax.Array,
         cache: Cache,
         context: int,
-        rows: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
-        return nnx.merge(self._graph, weights).advance(ids, positions, cache, context, rows)
+        return self._model(weights).advance(ids, positions, cache, context)
+
+    def _run_to_logits(
+        self,
+        weights: list[jax.Array],
+        ids: jax.Array,
+        positions: jax.Array,
+        cache: Cache,
+        context: int,
+        rows: jax.Array | None,
+    ) -> tuple[jax.Array, Cache]:
+        """Layers and head in one call: a step then waits for the device once."""
+        return self._model(weights).decode(ids, positions, cache, context, rows)
+
+    def _line(self, weights: list[jax.Array], hidden: jax.Array, place: int) -> jax.Array:
+        """[vocab] of the token at `place` of hidden [1, T, D]. One row: its product is the fastest on a CPU."""
+        return self._model(weights).logits(jax.lax.dynamic_index_in_dim(hidden[0], place, keepdims=True))[0]
 
     def _private(self, past: Prefix | None, capacity: int) -> Cache:
         """A cache of one row that holds `past` and belongs to nobody else."""
         if past is None:
-            return init_cache(self.config, 1, capacity, self._dtype)
+            return self._empty(capacity=capacity)
         assert isinstance(past, JaxPrefix)
         return _copy(past.cache, capacity=capacity)
-
-    def _lines(self, hidden: jax.Array) -> Logits:
-        """[n, D] -> [n, V], padded to a power of two of at least two rows: one-row products are slow on a CPU."""
-        count = max(2, 1 << (len(hidden) - 1).bit_length())
-        padded = jnp.pad(hidden, ((0, count - len(hidden)), (0, 0)))
-        return np.asarray(self._head(self._weights, padded))[: len(hidden)]
 
 
 @partial(jax.jit, donate_argnames="cache")
@@ -226,6 +275,21 @@ def _copy(cache: Cache, capacity: int) -> Cache:
         return jax.lax.dynamic_update_slice(empty, part[:, :room], (0, 0, 0, 0))
 
     return jax.tree.map(copied, cache)
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keep what JAX compiles from here on in `folder`, for this process and later ones. To be called once, where a
+    process starts. Any size and any compile time is worth keeping: a server's start is the sum of many small ones.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _chunk(rest: int, capacity: int) -> int:
+    """The widest chunk that `rest` tokens fill well enough; none is wider than needed for the cache."""
+    fitting = [width for width in CHUNKS if rest >= FILLED * width and width <= capacity]
+    return fitting[-1] if fitting else CHUNKS[0]
 
 
 def _bucket(size: int, buckets: Sequence[int]) -> int:

@@ -185,7 +185,7 @@ class OrtEngine(Engine):
         length = self.length(slot)
         return min(MAX_FEED, self.max_len - length) if length else 0
 
-    def warm_up(self) -> None:
+    def warm_up(self, feed: int = 1, rows: int = 1) -> None:
         """Touch every weight and the largest batch once."""
         prefix = self.prefill([0])
         free = [slot for slot in range(self.slots) if not self._lengths[slot]]

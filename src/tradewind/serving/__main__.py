@@ -9,6 +9,7 @@ import argparse
 import ipaddress
 import logging
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 
 from tradewind.config import PROFILES, build, read_params, run
@@ -22,6 +23,7 @@ from tradewind.serving.server import bind, serve
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
 from tradewind.serving.variants import load
+from tradewind.tracking import home
 
 
 def main() -> None:
@@ -30,8 +32,10 @@ def main() -> None:
     keys = keyring(settings.keys_file)
     refuse_open_bind(settings.host, keys)
     listener = bind(settings.host, settings.port)
+    if settings.engine == "jax":
+        import_module("tradewind.engine.jax").keep_compiled(home() / "jax")
     model, engine, tokenizer = load(settings, profile)
-    engine.warm_up()
+    engine.warm_up(1 + settings.lookup_tokens, settings.lookup_max_rows)
     print(memory_bill(engine), flush=True)
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
     scheduler = Scheduler(engine, tokenizer, settings.scheduler, observer=metrics.finished)
