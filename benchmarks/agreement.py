@@ -91,8 +91,17 @@ def profile(target: Target, endpoint: str, streams: int, load: Load) -> Seen:
         words = [target.aiperf, "profile", "--streaming", "--use-server-token-count", "--no-gpu-telemetry"]
         for name, value in (asked | size | bounds | few | options).items():
             words += [f"--{name}", str(value)]
-        command(words, outside(), load.seconds + STARTING_S)
+        try:
+            command(words, outside(), load.seconds + STARTING_S)
+        except UserError as error:
+            raise UserError(f"{error}; {complaint(Path(folder) / 'logs' / 'aiperf.log')}") from None
         return seen_by_aiperf(read_json(Path(folder) / "profile_export_aiperf.json"))
+
+
+def complaint(log: Path) -> str:
+    """The first error in AIPerf's log, which says more than its last word."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    return next((line for line in lines if " ERROR " in line), "its log names no error")[:300]
 
 
 def seen_by_aiperf(export: Mapping[str, Any]) -> Seen:
