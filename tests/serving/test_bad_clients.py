@@ -9,6 +9,7 @@ import json
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -126,7 +127,7 @@ def ten_megabytes(served: Served) -> None:
     with connect(served) as client:
         try:
             client.sendall(head(10_000_000) + b" " * 10_000_000)
-            assert client.recv(1000).startswith(b"HTTP/1.1 413")
+            assert client.recv(1000).startswith((b"HTTP/1.1 413", b"HTTP/1.1 408"))  # or it took too long to come
         except ConnectionError:
             pass  # cut while it still sent
 
@@ -228,6 +229,7 @@ def test_a_client_that_reads_slowly_but_reads_is_served(served: Served) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600 + 300)
 def test_soak(served: Served) -> None:
     """Memory is compared with the second tenth of the time, when caches and pools are full."""
     seconds = min(float(os.environ.get("SOAK_SECONDS", "60")), 3600.0)
@@ -243,7 +245,17 @@ def test_soak(served: Served) -> None:
         if len(memory) < 10 * (time.monotonic() - start) / seconds:
             comes_to_rest(served, before)
             memory.append(psutil.Process().memory_info().rss)
+            print(f"{time.monotonic() - start:.0f} s, {done} bad clients: {at_rest_in_words(served)}", flush=True)
     comes_to_rest(served, before)
     growth = (memory[-1] - memory[1]) / 2**20
     print(f"{done} bad clients in {seconds:.0f} s; RSS grew by {growth:.1f} MiB")
     assert growth < 16
+
+
+def at_rest_in_words(served: Served) -> str:
+    files, tasks, connections, calls = state(served)
+    free = served.scheduler.snapshot().free_slots
+    return (
+        f"RSS {psutil.Process().memory_info().rss / 2**20:.1f} MiB, {files} open files, {threading.active_count()} "
+        f"threads, {tasks} tasks, {connections} connections, {calls} calls, {free} free slots"
+    )
