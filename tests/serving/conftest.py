@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import openai
@@ -15,6 +15,7 @@ from tradewind.engine.mock import MockEngine
 from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.serving.app import create_app
+from tradewind.serving.catalog import Served as Variant
 from tradewind.serving.keys import Keyring
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.middleware import Observer
@@ -39,6 +40,7 @@ class Served:
     url: str
     scheduler: Scheduler
     server: Server
+    beside: dict[str, Scheduler] = field(default_factory=dict)
 
     @property
     def engine(self) -> MockEngine:
@@ -54,8 +56,8 @@ class Served:
         return httpx.Client(base_url=self.url, timeout=WAIT, verify=False)  # no TLS here to set up
 
     def all_free(self) -> bool:
-        state = self.scheduler.snapshot()
-        return (state.free_slots, state.running, state.waiting) == (self.engine.slots, 0, 0)
+        loops = [(one.engine.slots, one.snapshot()) for one in (self.scheduler, *self.beside.values())]
+        return all((state.free_slots, state.running, state.waiting) == (slots, 0, 0) for slots, state in loops)
 
 
 @contextmanager
@@ -66,16 +68,24 @@ def serving(
     tokenizer: Tokenizer | None = None,
     model: str = "mock",
     traces: Observer | None = None,
+    beside: Mapping[str, Engine] | None = None,
 ) -> Iterator[Served]:
+    """beside: more engines by model name, over the same tokenizer."""
     tokenizer = tokenizer or ByteTokenizer()
     metrics = Metrics(model, engine.max_len)
     scheduler = Scheduler(engine, tokenizer, settings.scheduler, observer=metrics.finished)
+    others = [
+        Variant(name, Scheduler(one, tokenizer, settings.scheduler, metrics.finished_by(name)), tokenizer)
+        for name, one in (beside or {}).items()
+    ]
     listener = bind("127.0.0.1", 0)
-    server = Server(config_of(create_app(scheduler, tokenizer, model, settings, keys, metrics, traces), settings))
+    app = create_app(scheduler, tokenizer, model, settings, keys, metrics, traces, others)
+    server = Server(config_of(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)
-    yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", scheduler, server)
+    loops = {one.name: one.scheduler for one in others}
+    yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", scheduler, server, loops)
     server.should_exit = True
     thread.join(WAIT)
     assert not thread.is_alive()

@@ -64,7 +64,7 @@ def metric(url: str, name: str) -> float:
 
 def test_eight_streams_and_those_that_wait_are_answered_whole() -> None:
     """Four run, four wait when the signal comes: all eight end as they would have."""
-    with process(drain_grace_s=0.3) as (server, url), ThreadPoolExecutor(STREAMS) as pool:
+    with process(drain_grace_s=1.5) as (server, url), ThreadPoolExecutor(STREAMS) as pool:
         whole = httpx.post(f"{url}/completions", json=BODY, timeout=WAIT).json()["choices"][0]
         begun = threading.Semaphore(0)
         answers = [pool.submit(stream, url, begun) for _ in range(STREAMS)]

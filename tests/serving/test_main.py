@@ -120,3 +120,33 @@ def test_sigterm_lets_a_running_answer_end(served: tuple[subprocess.Popen[str], 
     assert rest[-1] == "data: [DONE]"
     assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
     assert process.wait(WAIT) == 0
+
+
+def test_variants_beside_the_main_one(tmp_path: Path) -> None:
+    command = [*COMMAND, "--engine", "mock", "--port", "0", "--model", "one", "--fanout", "two", "three"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        *bills, line = [process.stdout.readline() for _ in range(4)]
+        assert all("8 slots" in bill for bill in bills)
+        ask = {"model": "one", "prompt": "hi", "max_tokens": 3, "temperature": 0}
+        aggregate = {"models": ["two", "one", "three"], "method": "majority"}
+        with httpx.Client(base_url=line.split()[-1], timeout=WAIT) as http:
+            assert [one["id"] for one in http.get("/models").json()["data"]] == ["one", "two", "three"]
+            reply = http.post("/completions", json=ask | {"aggregate": aggregate}).json()
+        assert reply["model"] == "two"  # all wrote the same: the first that was named
+        assert [one["votes"] for one in reply["aggregate"]["candidates"]] == [3, 3, 3]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT) == 0
+    finally:
+        process.kill()
+        process.wait(WAIT)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_a_variant_is_not_served_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(tmp_path, ["--engine", "mock", "--port", "0", "--model", "one", "--fanout", "two", "one"], monkeypatch)
+    assert "fanout: 'one' is served already" in capsys.readouterr().err

@@ -14,7 +14,7 @@ def broken(*_: object) -> httpx.Response:
 
 
 def test_an_unforeseen_error_is_a_500_with_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tradewind.serving.readiness.Readiness._fresh", broken)
+    monkeypatch.setattr("tradewind.serving.readiness.Loop._fresh", broken)
     with serving(MockEngine(), ServeSettings()) as served, served.http() as http:
         reply = http.get("/ready", headers={"X-Request-Id": "mine-2"})
         assert error_of(reply) == (500, None, None)

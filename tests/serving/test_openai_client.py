@@ -186,7 +186,6 @@ REFUSED = {
     "best_of": 2,
     "guided_json": {},
     "min_tokens": 5,
-    "cache_salt": "a",
     "chat_template_kwargs": {},
 }
 """What others serve and this server does not, in a chat."""

@@ -5,7 +5,8 @@ depend on its seed, logits and own tokens and never on its neighbours. It knows 
 
 The order: repetition penalty (Keskar et al. 2019, as in Hugging Face's `generate`), presence and frequency penalty
 (OpenAI's definition), bias, what is banned or not allowed; then the largest, or temperature, top-k, top-p, min-p and a
-draw. An answer that asks for none of the first four is sampled from the engine's logits in place, without a copy.
+draw. An answer that asks for none of the first four is sampled from the engine's logits in place, without a copy; and
+so is a greedy one for which something is banned, as long as the largest is not.
 Log-probabilities are of the model's own distribution, before any of these.
 """
 
@@ -82,19 +83,30 @@ class Sampler:
         """logits [vocab]. allowed: where given, only these are chosen, and none beyond its length. Raises ValueError
         where no token is finite (a fault of the engine).
         """
-        changed = self._changed(logits, allowed)
-        if not np.isfinite(changed.max()):
-            raise ValueError("the engine gave logits that are not finite")
-        token = int(changed.argmax()) if self.params.temperature == 0 else self._draw(changed)
+        token = self._choose(logits, allowed)
         if self.params.penalised:
             self._made[token] += 1
             self._seen[token] = None
         return report(logits, token, self.params.logprobs)
 
+    def _choose(self, logits: Logits, allowed: NDArray[np.bool_] | None) -> int:
+        if self.params.temperature == 0 and self._plain and allowed is None:
+            token = int(logits.argmax())
+            if token not in self.banned:
+                return _finite(logits, token)
+        changed = self._changed(logits, allowed)
+        token = _finite(changed, int(changed.argmax()))
+        return token if self.params.temperature == 0 else self._draw(changed)
+
+    @property
+    def _plain(self) -> bool:
+        """Nothing but what is banned changes the logits."""
+        return not (self.params.logit_bias or self.params.penalised)
+
     def _changed(self, logits: Logits, allowed: NDArray[np.bool_] | None) -> Logits:
         """What is chosen from: the logits themselves where nothing is asked for, else a copy."""
         bias = self.params.logit_bias
-        if not (self.banned or bias or self.params.penalised) and allowed is None:
+        if self._plain and not self.banned and allowed is None:
             return logits
         changed = logits.copy()
         if self.params.penalised:
@@ -120,6 +132,13 @@ class Sampler:
     def _draw(self, logits: Logits) -> int:
         tokens, weights = candidates(logits, self.params)
         return int(tokens[drawn(weights, self.random.random())])
+
+
+def _finite(logits: Logits, largest: int) -> int:
+    """The place of the largest logit, which is that of the first NaN where there is one."""
+    if not np.isfinite(logits[largest]):
+        raise ValueError("the engine gave logits that are not finite")
+    return largest
 
 
 def drawn(weights: Weights, share: float) -> int:

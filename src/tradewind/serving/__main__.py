@@ -9,20 +9,23 @@ import argparse
 import ipaddress
 import logging
 from dataclasses import fields, replace
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from tradewind.config import PROFILES, build, read_params, run
 from tradewind.engine import ENGINES, Engine
 from tradewind.engine.scheduler import Scheduler
+from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.app import create_app
+from tradewind.serving.catalog import Served
 from tradewind.serving.keys import KEYS_VARIABLE, Keyring, keyring
+from tradewind.serving.limits import open_storage
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.server import bind, serve
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
-from tradewind.serving.variants import load
+from tradewind.serving.variants import load, load_beside
 from tradewind.tracking import home
 
 
@@ -32,14 +35,17 @@ def main() -> None:
     keys = keyring(settings.keys_file)
     refuse_open_bind(settings.host, keys)
     listener = bind(settings.host, settings.port)
+    storage = open_storage(settings.limits_storage) if keys else None
     if settings.engine == "jax":
-        import_module("tradewind.engine.jax").keep_compiled(home() / "jax")
-    model, engine, tokenizer = load(settings, profile)
-    engine.warm_up(1 + settings.lookup_tokens, settings.lookup_max_rows)
-    print(memory_bill(engine), flush=True)
+        from tradewind.engine.jax import keep_compiled
+
+        keep_compiled(home() / "jax")
+    loaded = load(settings, profile)
+    beside = list(load_beside(loaded[0], settings, profile))
+    model, engine, _ = loaded
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
-    scheduler = Scheduler(engine, tokenizer, settings.scheduler, observer=metrics.finished)
-    app = create_app(scheduler, tokenizer, model, settings, keys, metrics, traces)
+    first, *others = [start(*one, settings, metrics) for one in (loaded, *beside)]
+    app = create_app(first.scheduler, first.tokenizer, model, settings, keys, metrics, traces, others, storage)
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
     finally:
@@ -47,11 +53,21 @@ def main() -> None:
             traces.close()
 
 
+def start(name: str, engine: Engine, tokenizer: Tokenizer, settings: ServeSettings, metrics: Metrics) -> Served:
+    """One variant's engine, warm, behind a scheduler."""
+    engine.warm_up(1 + settings.lookup_tokens * engine.exact_feeds, settings.lookup_max_rows)
+    tokenizer.token_bytes(0)  # a vocabulary's bytes are made with the first of them
+    print(memory_bill(engine), flush=True)
+    return Served(name, Scheduler(engine, tokenizer, settings.scheduler, metrics.finished_by(name)), tokenizer)
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Options left out are None. Unknown ones end with exit code 2, as argparse does it."""
     parser = argparse.ArgumentParser(prog="python -m tradewind.serving", description=(__doc__ or "").split("\n")[0])
     for field in fields(ServeSettings):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=f"{field.default}")
+        several: dict[str, Any] = {"nargs": "+", "type": str} if isinstance(field.default, tuple) else {}
+        kind = {"type": type(field.default), **several}
+        parser.add_argument(f"--{field.name.replace('_', '-')}", help=f"{field.default}", **kind)
     parser.add_argument("--profile", help="whose variants and champion: that of params.yaml")
     return parser.parse_args(argv)
 
@@ -63,6 +79,8 @@ def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
     settings = build(ServeSettings, params.get("serve", {}), "serve")
     settings = replace(settings, variants=str(folder / settings.variants))
     options = {name: value for name, value in vars(given).items() if value is not None and name != "profile"}
+    if given.fanout is not None:
+        options["fanout"] = tuple(given.fanout)
     settings = replace(settings, **options)
     if settings.engine not in ENGINES:
         raise UserError(f"unknown engine {settings.engine!r}; choose one of {', '.join(ENGINES)}")

@@ -1,32 +1,29 @@
-"""The API: routes over a scheduler, in OpenAI's shapes.
+"""The API: routes over schedulers, in OpenAI's shapes.
 
 It knows no weights and no files: `create_app` takes a scheduler, its tokenizer and the model's name, and what stands in
 front of them: keys, metrics, traces.
 Not served: embeddings, responses, audio, images, batches (404 `unknown_url`).
 """
 
-import time
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from limits.aio.storage import Storage
 
 from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors
 from tradewind.serving.body import read_body
-from tradewind.serving.completions import Completions
-from tradewind.serving.errors import ApiError
+from tradewind.serving.catalog import Catalog, Served
 from tradewind.serving.keys import Keyring
 from tradewind.serving.limits import Limiter, open_storage
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.middleware import ApiKeys, Deadlines, Observed, Observer, RateLimits, RequestId
 from tradewind.serving.openapi import body_of, describe
 from tradewind.serving.readiness import Readiness
-from tradewind.serving.replies import Call
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.wire import ChatRequest, CompletionRequest
 
@@ -39,44 +36,44 @@ def create_app(
     keys: Keyring | None = None,
     metrics: Metrics | None = None,
     traces: Observer | None = None,
+    beside: Sequence[Served] = (),
+    storage: Storage | None = None,
 ) -> FastAPI:
-    """The app that serves one model. The scheduler is closed when the app shuts down.
+    """The app that serves one model, and those `beside` it. All schedulers are closed when the app shuts down.
 
-    metrics: whose `finished` the scheduler tells of its requests; without it their distributions stay empty.
-    `app.state.readiness` is what /ready asks. Raises UserError where the store of limits cannot be used.
+    metrics: whose `finished_by` the schedulers tell of their requests; without it their distributions stay empty.
+    storage: of the limits; what the settings name where it is left out. `app.state.readiness` is what /ready asks.
+    Raises UserError where the store of limits cannot be used.
     """
     settings = settings or ServeSettings()
+    served = (Served(model, scheduler, tokenizer), *beside)
     metrics = metrics or Metrics(model, scheduler.engine.max_len)
-    metrics.watch(scheduler.snapshot)
-    created = int(time.time())
-    fingerprint = f"{scheduler.engine.name}-{scheduler.engine.weights_digest[:12]}"
-    completions = Completions(scheduler, tokenizer, settings)
+    for one in served:
+        metrics.watch(one.scheduler.snapshot, one.name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        scheduler.close()
+        for one in served:
+            one.scheduler.close()
 
     # The documentation pages would load scripts from another host.
     app = FastAPI(title="Tradewind", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     errors.install(app)
     if keys:
-        app.add_middleware(RateLimits, limiter=Limiter(open_storage(settings.limits_storage)))
+        storage = storage if storage is not None else open_storage(settings.limits_storage)
+        app.add_middleware(RateLimits, limiter=Limiter(storage))
         app.add_middleware(ApiKeys, keys=keys)
     app.add_middleware(Deadlines, body_s=settings.receive_timeout_s, call_s=settings.request_timeout_s)
     app.add_middleware(Observed, observers=(metrics,) if traces is None else (metrics, traces))
     app.add_middleware(RequestId)
-    ready = app.state.readiness = Readiness(scheduler)
+    app.state.readiness = Readiness(*(one.scheduler for one in served))
+    _add_probes(app, app.state.readiness, metrics)
+    _add_models(app, Catalog(served, settings), settings)
+    return app
 
-    def known(name: str) -> dict[str, Any]:
-        if name != model:
-            raise ApiError("model_not_found", f"The model {name!r} does not exist; served: {model!r}.", "model")
-        facts = {"id": model, "object": "model", "created": created, "owned_by": "tradewind"}
-        return {**facts, "max_model_len": scheduler.engine.max_len}
 
-    def call(prefix: str) -> Call:
-        return Call(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model, fingerprint)
-
+def _add_probes(app: FastAPI, ready: Readiness, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The process answers; nothing is said about the engine."""
@@ -92,25 +89,24 @@ def create_app(
         """In Prometheus' text format."""
         return metrics.response()
 
+
+def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [known(model)]}
+        return {"object": "list", "data": [catalog.model(name) for name in catalog.served]}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        return known(name)
+        return {**catalog.model(name)}
 
     @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest))
     async def chat(request: Request) -> Response:
         wire = await read_body(request, ChatRequest, settings.max_body_bytes)
-        known(wire.model)
-        return await completions.chat(wire, call("chatcmpl"), request)
+        return await catalog.answer(wire, "chatcmpl", request)
 
     @app.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
     async def text(request: Request) -> Response:
         wire = await read_body(request, CompletionRequest, settings.max_body_bytes)
-        known(wire.model)
-        return await completions.text(wire, call("cmpl"), request)
+        return await catalog.answer(wire, "cmpl", request)
 
     describe(app, (ChatRequest, CompletionRequest))
-    return app

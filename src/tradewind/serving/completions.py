@@ -4,7 +4,7 @@ The life of a call: 1. wire type -> `Request`s, a structure compiled in a thread
 3. the first event decides the status, so that a prompt that fails is a 500 and not a broken stream; 4. deltas, one
 server-sent event each; 5. usage, `[DONE]`. An error after the first byte is an event `{"error": ...}` with no `[DONE]`.
 
-Not covered: answers of several variants to one call.
+Answers of several variants to one call are `serving.fanout`'s.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -33,12 +33,17 @@ from tradewind.engine.sampling import SamplingParams
 from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import Tokenizer
 from tradewind.serving.errors import CLIENT_GONE, ApiError, refusal
-from tradewind.serving.generation import Generation, Numbered
-from tradewind.serving.replies import Call, ChatFormat, Choice, Format, TextFormat, likeliest, sse, text_of, usage
+from tradewind.serving.generation import Generation, Numbered, Work
+from tradewind.serving.keys import Principal
+from tradewind.serving.meter import Meter
+from tradewind.serving.replies import Call, ChatFormat, Choice, Format, Json, TextFormat, likeliest, sse, text_of, usage
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.shapes import ChatChunkChoice, TextChunkChoice
 from tradewind.serving.wire import ChatRequest, CompletionRequest
 
+Wire = ChatRequest | CompletionRequest
+FORMATS: dict[type[Wire], Format] = {ChatRequest: ChatFormat(), CompletionRequest: TextFormat()}
+PROMPT_FIELD: dict[type[Wire], str] = {ChatRequest: "messages", CompletionRequest: "prompt"}
 MESSAGE_TEXT = 32
 """Characters that a message's markup counts as, beside its content."""
 LONG_TEXT = 4096
@@ -53,50 +58,40 @@ class Completions:
         self.grammars = Grammars(tokenizer)
         self._compiling = CapacityLimiter(1)  # others wait in the event loop, and hold no thread
 
-    async def chat(self, wire: ChatRequest, call: Call, http: HttpRequest) -> Response:
-        messages = [{"role": _role(one.role), "content": one.content} for one in wire.messages]
-        size = sum(len(one.content) + MESSAGE_TEXT for one in wire.messages)
-        ids = await self._tokens(size, self.tokenizer.chat, messages)
-        return await self._answer(wire, [ids], ChatFormat(), "messages", call, http)
+    async def answer(self, wire: Wire, call: Call, http: HttpRequest) -> Response:
+        requests = await self.requests(wire, http)
+        generation = await begin([(self.scheduler, one) for one in requests], wire, http)
+        reply = Reply(generation, call, wire, self._echoes(wire, requests))
+        if not wire.stream:
+            return await reply.whole()
+        return await EventStream.open(reply)
 
-    async def text(self, wire: CompletionRequest, call: Call, http: HttpRequest) -> Response:
+    async def requests(self, wire: Wire, http: HttpRequest) -> list[Request]:
+        """One for each prompt. Raises ApiError."""
+        prompts = await self._prompts(wire)
+        if wire.candidates * len(prompts) > self.settings.max_choices:
+            raise ApiError("invalid_value", f"At most {self.settings.max_choices} answers per request.", "n")
+        grammar = await self._grammar(wire)
+        return [self._request(wire, tuple(prompt), grammar, Meter.of(http.scope)) for prompt in prompts]
+
+    async def _prompts(self, wire: Wire) -> list[list[int]]:
+        if isinstance(wire, ChatRequest):
+            messages = [{"role": _role(one.role), "content": one.content} for one in wire.messages]
+            size = sum(len(one.content) + MESSAGE_TEXT for one in wire.messages)
+            return [await self._tokens(size, self.tokenizer.chat, messages)]
         if len(wire.prompt) > self.settings.max_prompts:
             limit = self.settings.max_prompts
             raise ApiError("invalid_value", f"At most {limit} prompts go into one request.", "prompt")
-        prompts = [
+        return [
             await self._tokens(len(one), self.tokenizer.encode, one) if isinstance(one, str) else list(one)
             for one in wire.prompt
         ]
-        return await self._answer(wire, prompts, TextFormat(), "prompt", call, http)
 
     @staticmethod
     async def _tokens(size: int, encode: Any, text: object) -> list[int]:
         return await run_in_threadpool(encode, text) if size > LONG_TEXT else encode(text)
 
-    async def _answer(
-        self,
-        wire: ChatRequest | CompletionRequest,
-        prompts: Sequence[list[int]],
-        form: Format,
-        param: str,
-        call: Call,
-        http: HttpRequest,
-    ) -> Response:
-        if wire.candidates * len(prompts) > self.settings.max_choices:
-            raise ApiError("invalid_value", f"At most {self.settings.max_choices} answers per request.", "n")
-        grammar = await self._grammar(wire)
-        requests = [self._request(wire, tuple(prompt), grammar) for prompt in prompts]
-        generation = Generation(self.scheduler, requests, http)
-        try:
-            await generation.start()
-        except Refused as error:
-            raise refusal(error, param) from None
-        reply = Reply(generation, form, call, wire, self._echoes(wire, prompts))
-        if not wire.stream:
-            return await reply.whole()
-        return await EventStream.open(reply)
-
-    async def _grammar(self, wire: ChatRequest | CompletionRequest) -> Grammar | None:
+    async def _grammar(self, wire: Wire) -> Grammar | None:
         structure = wire.structure
         if structure is None:
             return None
@@ -107,24 +102,23 @@ class Completions:
                 "invalid_value", f"Invalid value for {wire.structure_field}: {error}.", wire.structure_field
             ) from None
 
-    def _echoes(self, wire: ChatRequest | CompletionRequest, prompts: Sequence[list[int]]) -> list[str] | None:
+    def _echoes(self, wire: Wire, requests: Sequence[Request]) -> list[str] | None:
         """The prompts' texts, special tokens left out, where the answers are to begin with them."""
         if not (isinstance(wire, CompletionRequest) and wire.echo):
             return None
         specials = frozenset(self.tokenizer.special_ids)
+        prompts = (one.prompt for one in requests)
         pieces = ((self.tokenizer.token_bytes(one) for one in prompt if one not in specials) for prompt in prompts)
         return [text_of(b"".join(prompt)) for prompt in pieces]
 
-    def _request(
-        self, wire: ChatRequest | CompletionRequest, prompt: tuple[int, ...], grammar: Grammar | None
-    ) -> Request:
+    def _request(self, wire: Wire, prompt: tuple[int, ...], grammar: Grammar | None, meter: Meter) -> Request:
         vocabulary = self.scheduler.engine.vocab_size
         if any(token >= vocabulary for token, _ in wire.logit_bias):
             raise ApiError("invalid_value", f"The vocabulary has {vocabulary} tokens.", "logit_bias")
         answer_tokens = wire.answer_tokens
         if answer_tokens is None:
             answer_tokens = max(1, self.scheduler.engine.max_len - len(prompt))
-        ranked = wire.candidates > (wire.n or 1)
+        ranked = wire.aggregate is not None or wire.candidates > (wire.n or 1)
         sampling = SamplingParams(
             temperature=_or(wire.temperature, 1.0),
             top_p=_or(wire.top_p, 1.0),
@@ -145,8 +139,29 @@ class Completions:
             wire.stop,
             ignore_eos=bool(wire.ignore_eos),
             grammar=grammar,
+            priority=priority(wire, meter.principal),
+            deadline=meter.started + self.settings.request_timeout_s,
+            cache_salt=wire.cache_salt,
             prompt_logprobs=wire.logprobs if isinstance(wire, CompletionRequest) and wire.echo else None,
         )
+
+
+def priority(wire: Wire, principal: Principal) -> int:
+    """What the call asks for, 0 or the least that its key may ask for where it names none. Raises ApiError beyond that."""
+    if wire.priority is None:
+        return max(0, principal.priority)
+    if wire.priority < principal.priority:
+        text = f"Invalid value for priority: this key may ask for {principal.priority} or more."
+        raise ApiError("invalid_value", text, "priority")
+    return wire.priority
+
+
+async def begin(work: Sequence[Work], wire: Wire, http: HttpRequest) -> Generation:
+    """Raises ApiError where a limit or a scheduler refuses."""
+    try:
+        return await Generation(work, http).start()
+    except Refused as error:
+        raise refusal(error, PROMPT_FIELD[type(wire)]) from None
 
 
 class Reply:
@@ -155,33 +170,39 @@ class Reply:
     def __init__(
         self,
         generation: Generation,
-        form: Format,
         call: Call,
-        wire: ChatRequest | CompletionRequest,
+        wire: Wire,
         echoes: list[str] | None = None,
     ) -> None:
-        self.generation, self.form, self.call, self.wire, self.echoes = generation, form, call, wire, echoes
+        self.generation, self.call, self.wire, self.echoes = generation, call, wire, echoes
+        self.form = FORMATS[type(wire)]
         self.per_prompt = wire.candidates
         self.with_logprobs = wire.alternatives is not None
-        self.done: list[Done] = []
+        self.done: dict[int, Done] = {}
         self._to_echo = set() if echoes is None else set(range(len(echoes)))
 
     async def whole(self) -> Response:
         """Raises ApiError where one of the requests failed."""
+        try:
+            choices = await self.gathered()
+        except ClientGoneError:
+            return Response(status_code=CLIENT_GONE)
+        return JSONResponse(self.body(likeliest(choices, self.per_prompt, self.wire.n or 1)))
+
+    async def gathered(self) -> list[Choice]:
+        """All answers, prompt by prompt. Raises ApiError, ClientGoneError; whatever runs then is cancelled."""
         choices = [Choice() for _ in range(self.per_prompt * len(self.generation.requests))]
         try:
             async for batch in self.generation.batches():
                 for index, delta in self._deltas(batch):
                     choices[index].add(delta)
-        except ClientGoneError:
-            return Response(status_code=CLIENT_GONE)
         finally:
             self.generation.close()
-        made = [
-            self.form.choice(index, choice, self.with_logprobs)
-            for index, choice in enumerate(likeliest(choices, self.per_prompt, self.wire.n or 1))
-        ]
-        return JSONResponse(self.call.frame(self.form.whole, made, usage(self.done)))
+        return choices
+
+    def body(self, choices: Sequence[Choice]) -> Json:
+        made = [self.form.choice(index, choice, self.with_logprobs) for index, choice in enumerate(choices)]
+        return self.call.frame(self.form.whole, made, usage(self.done.values()))
 
     async def chunks(self) -> AsyncIterator[str]:
         """Server-sent events, those that are ready together in one string. The first of them may raise ApiError."""
@@ -200,7 +221,7 @@ class Reply:
             if texts:
                 yield "".join(texts)
         if self.wire.include_usage:
-            yield sse(self.call.frame(self.form.chunk, [], usage(self.done)))
+            yield sse(self.call.frame(self.form.chunk, [], usage(self.done.values())))
         yield "data: [DONE]\n\n"
 
     def _openings(self) -> list[str]:
@@ -225,7 +246,7 @@ class Reply:
             elif isinstance(event, PromptLogprobs):
                 deltas += self._echo(place, event)
             elif isinstance(event, Done):
-                self.done.append(event)
+                self.done[place] = event
             else:
                 raise self._end(event)
         return deltas

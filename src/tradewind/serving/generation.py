@@ -1,37 +1,78 @@
 """The requests of one HTTP call, from acceptance to their last event.
 
-The life of a call: `Generation.start` has the caller's limits admit its prompts, submits its requests (all or none),
-watches for the client to leave, and gives their events in order; leaving, by `close` or by the client, cancels what
-still runs. What a slow client has not taken yet waits here: at most the tokens asked for, until the connection's send
-timeout. Nothing here knows HTTP bodies.
+The life of a call: `Generation.start` has the caller's limits admit its prompts, submits its requests (all or none, to
+one scheduler or several), watches for the client to leave, and gives their events in order; leaving, by `close` or by
+the client, cancels what still runs. What a slow client has not taken yet waits here: at most the tokens asked for, until
+the connection's send timeout. Nothing here knows HTTP bodies.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
+from weakref import WeakKeyDictionary
 
 from starlette.requests import Request as HttpRequest
 
-from tradewind.engine.requests import TERMINAL, Event, Request
+from tradewind.engine.requests import TERMINAL, Event, Refused, Request
 from tradewind.engine.scheduler import Scheduler, Ticket
 from tradewind.serving.meter import Meter
 
+Work = tuple[Scheduler, Request]
+"""A request, and who runs it."""
 Numbered = tuple[int, Event]
 """The place of a request in its call, and an event of it."""
+
+
+class Mailbox:
+    """From engines' threads to one event loop, which is woken once for all that has come when it looks: a wake-up is a
+    system call, and a step of the engine gives each running answer an event.
+    """
+
+    _known: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "Mailbox"]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[Callable[[int, Event], None], int, Event]] = deque()
+        self._woken = False
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> "Mailbox":
+        return cls._known.setdefault(loop, cls())
+
+    def put(
+        self, loop: asyncio.AbstractEventLoop, take: Callable[[int, Event], None], place: int, event: Event
+    ) -> None:
+        """Called in an engine's thread. Raises RuntimeError where the loop is closed."""
+        self._held.append((take, place, event))
+        if not self._woken:
+            self._woken = True
+            try:
+                loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:
+                self._held.clear()
+                self._woken = False
+                raise
+
+    def _deliver(self) -> None:
+        self._woken = False  # first, for what comes from here on may be missed below
+        while self._held:
+            take, place, event = self._held.popleft()
+            take(place, event)
 
 
 class Generation:
     """Source of events. `client_gone` tells a cancelled call's reason."""
 
-    def __init__(self, scheduler: Scheduler, requests: Sequence[Request], http: HttpRequest) -> None:
-        self.scheduler, self.requests, self.receive = scheduler, requests, http.receive
+    def __init__(self, work: Sequence[Work], http: HttpRequest) -> None:
+        self.schedulers, self.receive = [scheduler for scheduler, _ in work], http.receive
+        self.requests: Sequence[Request] = [request for _, request in work]
         self.meter = Meter.of(http.scope)
         self.client_gone = False
         self._tickets: list[Ticket] = []
         self._queue: asyncio.Queue[Numbered] = asyncio.Queue()
-        self._unfinished = len(requests)
+        self._unfinished = len(self.requests)
         self._offset = 0
         self._watcher: asyncio.Task[None] | None = None
 
@@ -42,9 +83,7 @@ class Generation:
         tenant = self.meter.principal.tenant
         self.requests = [replace(one, tenant=tenant) for one in self.requests]
         await self.meter.begin(self.requests)
-        loop = asyncio.get_running_loop()
-        sinks = [partial(self._from_engine, loop, place) for place in range(len(self.requests))]
-        self._tickets = self.scheduler.submit_all(list(zip(self.requests, sinks, strict=True)))
+        self._submit()
         self._offset = self.meter.accepted(self.requests)
         self._watcher = asyncio.create_task(self._watch())
         return self
@@ -64,9 +103,18 @@ class Generation:
         if self._watcher is not None:
             self._watcher.cancel()
 
-    def _from_engine(self, loop: asyncio.AbstractEventLoop, place: int, event: Event) -> None:
-        """Called in the scheduler's thread."""
-        loop.call_soon_threadsafe(self._take, place, event)
+    def _submit(self) -> None:
+        """Raises Refused where one scheduler does; what the others had taken by then is cancelled."""
+        loop = asyncio.get_running_loop()
+        put = partial(Mailbox.of(loop).put, loop, self._take)
+        calls = [(one, partial(put, place)) for place, one in enumerate(self.requests)]
+        try:
+            for scheduler in dict.fromkeys(self.schedulers):
+                own = [call for call, its in zip(calls, self.schedulers, strict=True) if its is scheduler]
+                self._tickets += scheduler.submit_all(own)
+        except Refused:
+            self.close()
+            raise
 
     def _take(self, place: int, event: Event) -> None:
         self.meter.record(self._offset + place, event)

@@ -26,6 +26,8 @@ from tradewind.errors import UserError
 SCOPES = ("models", "generate", "metrics", "admin")
 DEFAULT_SCOPES = ("models", "generate")
 DEFAULT_TENANT = "default"
+FIRST, LAST = -100, 100
+"""Priorities that a call may ask for: a smaller one goes first."""
 FILE_VARIABLE, KEYS_VARIABLE = "TRADEWIND_KEYS_FILE", "TRADEWIND_API_KEYS"
 PREFIX, RANDOM_BYTES = "sk-tw-", 32
 
@@ -47,30 +49,36 @@ class Limits:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """One entry of the file. hash: SHA-256 of the key, in hexadecimal digits."""
+    """One entry of the file. hash: SHA-256 of the key, in hexadecimal digits. priority: the smallest, that is the first
+    served, that its calls may ask for: with the default they may step back and not ahead.
+    """
 
     id: str
     hash: str
     tenant: str = DEFAULT_TENANT
     scopes: tuple[str, ...] = DEFAULT_SCOPES
     limits: Limits = field(default_factory=Limits)
+    priority: int = 0
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.scopes) - set(SCOPES)):
             raise UserError(f"key {self.id}: unknown scope {unknown[0]!r} (choices: {', '.join(SCOPES)})")
         if len(self.hash) != 64 or set(self.hash) - set("0123456789abcdef"):
             raise UserError(f"key {self.id}: the hash is not 64 hexadecimal digits")
+        if not FIRST <= self.priority <= LAST:
+            raise UserError(f"key {self.id}: the priority {self.priority} is not in {FIRST}..{LAST}")
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who calls, what they may do, and the limits of the key and of its tenant."""
+    """Who calls, what they may do, the limits of the key and of its tenant, and the smallest priority of its calls."""
 
     key: str = "anonymous"
     tenant: str = DEFAULT_TENANT
     scopes: tuple[str, ...] = SCOPES
     limits: Limits = field(default_factory=Limits)
     tenant_limits: Limits = field(default_factory=Limits)
+    priority: int = FIRST
 
 
 ANONYMOUS = Principal()
@@ -85,7 +93,7 @@ class Keyring:
         self._known = [
             (
                 bytes.fromhex(key.hash),
-                Principal(key.id, key.tenant, key.scopes, key.limits, tenants.get(key.tenant, Limits())),
+                Principal(key.id, key.tenant, key.scopes, key.limits, tenants.get(key.tenant, Limits()), key.priority),
             )
             for key in keys
         ]
@@ -101,8 +109,8 @@ class Keyring:
 
 
 def plain_keys(keys: tuple[str, ...]) -> tuple[ApiKey, ...]:
-    """Keys given in clear text, of the default tenant, with every scope and no limit."""
-    return tuple(ApiKey(f"env-{place}", hash_of(key), scopes=SCOPES) for place, key in enumerate(keys))
+    """Keys given in clear text, of the default tenant, with every scope and priority and no limit."""
+    return tuple(ApiKey(f"env-{place}", hash_of(key), scopes=SCOPES, priority=FIRST) for place, key in enumerate(keys))
 
 
 def keyring(path: str = "") -> Keyring:
@@ -132,11 +140,11 @@ def read_keys(path: Path) -> tuple[tuple[ApiKey, ...], dict[str, Limits]]:
     return keys, tenants
 
 
-def add_key(path: Path, tenant: str, scopes: tuple[str, ...], limits: Limits) -> str:
+def add_key(path: Path, tenant: str, scopes: tuple[str, ...], limits: Limits, priority: int = 0) -> str:
     """Make a key, add its hash to the file (which is made where there is none), and return the key."""
     held = _load(path) if path.exists() else {"keys": [], "tenants": {}}
     key = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
-    entry = ApiKey(f"key-{secrets.token_hex(4)}", hash_of(key), tenant, scopes, limits)
+    entry = ApiKey(f"key-{secrets.token_hex(4)}", hash_of(key), tenant, scopes, limits, priority)
     held.setdefault("keys", []).append(asdict(entry))
     _write(path, held)
     return key
@@ -173,6 +181,9 @@ def main(argv: list[str] | None = None) -> None:
     new.add_argument("--tenant", default=DEFAULT_TENANT)
     new.add_argument("--scopes", nargs="+", choices=SCOPES, default=DEFAULT_SCOPES)
     new.add_argument("--file", help=f"default: {FILE_VARIABLE}")
+    new.add_argument(
+        "--priority", type=int, default=0, help="the smallest that its calls may ask for; smaller is first"
+    )
     for name in asdict(Limits()):
         new.add_argument(f"--{name.replace('_', '-')}", type=int)
     given = parser.parse_args(argv)
@@ -180,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     if not path:
         raise UserError(f"say which file with --file or {FILE_VARIABLE}")
     limits = Limits(**{name: vars(given)[name] for name in asdict(Limits())})
-    print(add_key(Path(path), given.tenant, tuple(given.scopes), limits))
+    print(add_key(Path(path), given.tenant, tuple(given.scopes), limits, given.priority))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ refused; 3. when it is over, the tokens of its answers are added, which may over
 Windows are fixed: they open with the first call and close a minute or a day later, so that one counter and one command
 per window suffice, in memory or in Redis; up to twice the limit can pass around the moment between two windows.
 Answers under way are not reserved for: calls that run at once may overdraw by what they generate.
-A store that fails or is slow limits nobody: one line is logged an outage, and it is asked again after a pause.
+A store that fails or is slow while the server runs limits nobody (limits protect from too much use, and an outage of the
+store is no reason to answer nobody): one line is logged an outage, and it is asked again after a pause. One that does
+not answer when the server starts is refused.
 """
 
 import asyncio
@@ -31,23 +33,40 @@ T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
 STORE_TIMEOUT, STORE_PAUSE = 0.1, 5.0
 """Seconds that one question to the store takes at most (a call has six), and that a failed store is left alone."""
+GREETING = 2.0
+"""Seconds that the store may take to answer when the server starts."""
 MEMORY = "memory"
 
 
 def open_storage(uri: str) -> Storage:
-    """`memory`, or `redis://` and `rediss://` addresses. Raises UserError."""
+    """`memory`, or `redis://` and `rediss://` addresses. Raises UserError, also where no Redis answers: a server that
+    starts is to count; only one that runs goes on without.
+    """
     if uri == MEMORY:
         return MemoryStorage()
     if not uri.startswith(("redis://", "rediss://")):
         raise UserError(f"limits_storage {uri!r}: choose {MEMORY} or an address redis://HOST:PORT")
     if importlib.util.find_spec("redis") is None:
         raise UserError("limits_storage: Redis needs its client: pip install redis")
+    _greet(uri)
     return RedisStorage(
         f"async+{uri}",
         implementation="redispy",
         socket_timeout=STORE_TIMEOUT,
         socket_connect_timeout=STORE_TIMEOUT,
     )
+
+
+def _greet(uri: str) -> None:
+    """Raises UserError where no Redis answers at the address; a password in it is not repeated."""
+    import redis
+
+    try:
+        with redis.Redis.from_url(uri, socket_timeout=GREETING, socket_connect_timeout=GREETING) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        shown = f"{uri.partition('://')[0]}://{uri.partition('://')[2].rpartition('@')[2]}"
+        raise UserError(f"limits_storage {shown}: {' '.join(str(error).split())}") from None
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,12 @@ async def admit_all(tokens: int) -> None:
 
 @dataclass
 class Meter:
-    """Times are of the monotonic clock, in seconds. Tokens are summed over the call's prompts and answers."""
+    """Times are of the monotonic clock, in seconds. Tokens are summed over the call's prompts and answers. model: the one
+    asked, once it is known to be served.
+    """
 
     principal: Principal = ANONYMOUS
+    model: str | None = None
     admit: Admit = admit_all
     started: float = field(default_factory=time.monotonic)
     requests: Sequence[Request] = ()

@@ -1,13 +1,15 @@
 """Prometheus metrics at `/metrics`: vLLM's names and buckets for the engine, so that its dashboards work, OpenTelemetry's
 GenAI names for the server, and HTTP calls by route and status.
 
-A registry belongs to one app. Counts of the engine's loop are read from the scheduler when asked for; distributions are
-told by the scheduler, once per finished request, in its own thread; calls are told by the middleware.
+A registry belongs to one app; each of its models has label values of its own. Counts of an engine's loop are read from
+its scheduler when asked for; distributions are told by the scheduler, once per finished request, in its own thread;
+calls are told by the middleware.
 Not covered: vLLM's metrics of what is not here (LoRA, KV transfer, iterations); preemptions are always 0, for a running
 answer keeps its slot to the end.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from tradewind.engine.scheduler import Snapshot
-from tradewind.engine.timings import RequestTimings
+from tradewind.engine.timings import Observer, RequestTimings
 from tradewind.serving.genai import BUCKETS, samples
 from tradewind.serving.meter import Meter
 from tradewind.serving.readiness import PROBE
@@ -45,16 +47,17 @@ def tokens_up_to(largest: int) -> tuple[int, ...]:
 
 
 class Metrics:
-    """Made before the scheduler, whose observer `finished` is; `watch` then shows it the scheduler's counts."""
+    """Made before the schedulers, whose observers `finished_by` gives; `watch` then shows it a scheduler's counts."""
 
     def __init__(self, model: str, max_len: int) -> None:
         self.model = model
         self.registry = CollectorRegistry()
+        self._loops = LoopCollector()
+        self.registry.register(self._loops)
         lengths = tokens_up_to(max_len)
 
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
-            made = Histogram(f"vllm:{name}", text, ["model_name"], registry=self.registry, buckets=buckets)
-            return made.labels(model)
+            return Histogram(f"vllm:{name}", text, ["model_name"], registry=self.registry, buckets=buckets)
 
         self._prompt = histogram("request_prompt_tokens", "Prompt tokens of a request.", lengths)
         self._generation = histogram("request_generation_tokens", "Tokens generated for a request.", lengths)
@@ -68,36 +71,50 @@ class Metrics:
         self._decode = histogram("request_decode_time_seconds", "First to last token.", REQUEST_S)
         labels = ["model_name", "finished_reason"]
         self._success = Counter("vllm:request_success", "Requests by their end.", labels, registry=self.registry)
-        self._counter("num_preemptions", "Running answers put back to wait: never.")
+        self._preemptions = Counter(
+            "vllm:num_preemptions", "Running answers put back to wait: never.", ["model_name"], registry=self.registry
+        )
         self._calls = Counter(
             "tradewind_http_requests", "Calls by route, method and status.", ["route", "method", "status"],
             registry=self.registry,
         )  # fmt: skip
         self._genai = _genai_histograms(self.registry)
+        self._open(model)
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"vllm:{name}", text, ["model_name"], registry=self.registry).labels(self.model)
+    def watch(self, snapshot: Callable[[], Snapshot], model: str | None = None) -> None:
+        """model: the main one where none is named."""
+        self._open(model or self.model)
+        self._loops.snapshots[model or self.model] = snapshot
 
-    def watch(self, snapshot: Callable[[], Snapshot]) -> None:
-        self.registry.register(LoopCollector(snapshot, self.model))
+    def _open(self, model: str) -> None:
+        """Series that begin at 0, not with their first observation."""
+        held = (self._prompt, self._generation, self._n, self._max_tokens, self._ttft, self._itl, self._e2e)
+        for one in (*held, self._queue, self._prefill, self._decode, self._preemptions):
+            one.labels(model)
 
-    def finished(self, timings: RequestTimings) -> None:
-        """The scheduler's observer: called in its thread. The server's own probes are no requests of anybody."""
+    def finished_by(self, model: str) -> Observer:
+        """The observer of this model's scheduler."""
+        return partial(self.finished, model=model)
+
+    def finished(self, timings: RequestTimings, model: str | None = None) -> None:
+        """Called in a scheduler's thread. The server's own probes are no requests of anybody."""
         if timings.tenant == PROBE:
             return
-        self._success.labels(self.model, FINISHED_REASON[timings.finish_reason]).inc()
-        self._prompt.observe(timings.prompt_tokens)
-        self._generation.observe(timings.completion_tokens)
-        self._n.observe(timings.n)
-        self._max_tokens.observe(timings.max_tokens)
-        self._e2e.observe(timings.e2e_s)
-        self._queue.observe(timings.queued_s)
+        name = model or self.model
+        self._success.labels(name, FINISHED_REASON[timings.finish_reason]).inc()
+        self._prompt.labels(name).observe(timings.prompt_tokens)
+        self._generation.labels(name).observe(timings.completion_tokens)
+        self._n.labels(name).observe(timings.n)
+        self._max_tokens.labels(name).observe(timings.max_tokens)
+        self._e2e.labels(name).observe(timings.e2e_s)
+        self._queue.labels(name).observe(timings.queued_s)
         if timings.ttft_s is not None:
-            self._ttft.observe(timings.ttft_s)
-            self._prefill.observe(timings.prefill_s)
-            self._decode.observe(timings.decode_s)
+            self._ttft.labels(name).observe(timings.ttft_s)
+            self._prefill.labels(name).observe(timings.prefill_s)
+            self._decode.labels(name).observe(timings.decode_s)
+        gaps = self._itl.labels(name)
         for seconds in timings.inter_token_s:
-            self._itl.observe(seconds)
+            gaps.observe(seconds)
 
     def begin(self, scope: Scope) -> "Metrics":
         """An observer of calls (see `middleware.Observed`) that has nothing to remember of their begin."""
@@ -107,7 +124,7 @@ class Metrics:
         route = route_of(scope)
         method = scope["method"] if route != UNKNOWN and status != 405 else UNKNOWN  # a client may invent any
         self._calls.labels(route, method, str(status)).inc()
-        for sample in samples(self.model, scope, status, meter):
+        for sample in samples(meter.model or self.model, scope, status, meter):
             histogram = self._genai[sample.name]
             histogram.labels(*(str(sample.attributes.get(name, "")) for name in LABELS)).observe(sample.value)
 
@@ -139,32 +156,33 @@ def _genai_histograms(registry: CollectorRegistry) -> dict[str, Histogram]:
     }
 
 
-class LoopCollector(Collector):
-    """The scheduler's counts at the moment that they are asked for."""
+GAUGES = {
+    "num_requests_running": ("running", "Answers in slots."),
+    "num_requests_waiting": ("waiting", "Requests without an answer in a slot."),
+    "kv_cache_usage_perc": ("kv_usage", "Share of the slots' positions that hold a token, 0 to 1."),
+}
+COUNTERS = {
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens run or taken from the prefix cache."),
+    "generation_tokens": ("completion_tokens", "Tokens generated."),
+    "prefix_cache_queries": ("prefix_queries", "Prompt tokens looked for in the prefix cache."),
+    "prefix_cache_hits": ("prefix_hits", "Prompt tokens found in the prefix cache."),
+    "spec_decode_num_draft_tokens": ("drafted", "Tokens drafted by speculation."),
+    "spec_decode_num_accepted_tokens": ("accepted", "Of those, the ones that were chosen."),
+}
+"""Metric -> the snapshot's field, and what it is."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], model: str) -> None:
-        self._snapshot, self._model = snapshot, model
+
+class LoopCollector(Collector):
+    """The schedulers' counts at the moment that they are asked for. snapshots: by model."""
+
+    def __init__(self) -> None:
+        self.snapshots: dict[str, Callable[[], Snapshot]] = {}
 
     def collect(self) -> Iterable[Metric]:
-        now = self._snapshot()
-        gauges = (
-            ("num_requests_running", "Answers in slots.", now.running),
-            ("num_requests_waiting", "Requests without an answer in a slot.", now.waiting),
-            ("kv_cache_usage_perc", "Share of the slots' positions that hold a token, 0 to 1.", now.kv_usage),
-        )
-        counters = (
-            ("prompt_tokens", "Prompt tokens run or taken from the prefix cache.", now.prompt_tokens),
-            ("generation_tokens", "Tokens generated.", now.completion_tokens),
-            ("prefix_cache_queries", "Prompt tokens looked for in the prefix cache.", now.prefix_queries),
-            ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
-            ("spec_decode_num_draft_tokens", "Tokens drafted by speculation.", now.drafted),
-            ("spec_decode_num_accepted_tokens", "Of those, the ones that were chosen.", now.accepted),
-        )
-        for name, text, value in gauges:
-            gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
-            gauge.add_metric([self._model], value)
-            yield gauge
-        for name, text, count in counters:
-            counter = CounterMetricFamily(f"vllm:{name}", text, labels=["model_name"])
-            counter.add_metric([self._model], count)
-            yield counter
+        now = {model: snapshot() for model, snapshot in self.snapshots.items()}
+        for family, table in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
+            for name, (field, text) in table.items():
+                made = family(f"vllm:{name}", text, labels=["model_name"])
+                for model, snapshot in now.items():
+                    made.add_metric([model], getattr(snapshot, field))
+                yield made

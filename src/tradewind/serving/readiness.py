@@ -20,24 +20,37 @@ GLANCE = 0.02
 
 
 class Readiness:
-    """One for a scheduler; asked from the event loop's thread, told to drain from any."""
+    """Of all the loops together; asked from the event loop's thread, told to drain from any."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
+    def __init__(self, *schedulers: Scheduler) -> None:
         self.draining = False
-        self._asked: asyncio.Task[bool] | None = None
+        self._loops = [Loop(scheduler) for scheduler in schedulers]
 
     async def __call__(self) -> bool:
-        """Takes at most FRESH seconds; questions that come together share one probe."""
-        if self._fresh() or self.draining:
-            return not self.draining
-        if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(self._probe() if self.scheduler.idle else self._progress())
-        return await asyncio.shield(self._asked) and not self.draining
+        """Takes at most FRESH seconds."""
+        if self.draining:
+            return False
+        return all(await asyncio.gather(*(loop() for loop in self._loops))) and not self.draining
 
     def drain(self) -> None:
         """The server is about to end: send it no more."""
         self.draining = True
+
+
+class Loop:
+    """One scheduler's."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self._asked: asyncio.Task[bool] | None = None
+
+    async def __call__(self) -> bool:
+        """Questions that come together share one probe."""
+        if self._fresh():
+            return True
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._probe() if self.scheduler.idle else self._progress())
+        return await asyncio.shield(self._asked)
 
     async def _progress(self) -> bool:
         """The loop works, but made nothing lately: as when the first request after a pause is in its first chunk."""

@@ -11,7 +11,8 @@ from tradewind.engine.scheduler import SchedulerSettings
 class ServeSettings:
     """Engine, API and limits.
 
-    model: a variant's name or `champion`. slots: answers that run at once; max_len: tokens of prompt and answer.
+    model: a variant's name or `champion`. fanout: more variants, loaded beside it with as many slots and threads each:
+    asked by their names, or together by `aggregate`. slots: answers that run at once; max_len: tokens of prompt and answer.
     prefill_chunk, max_waiting, ttft_goal_ms, prefix_cache_mib, lookup_*: see SchedulerSettings.
     max_choices: n times prompts of one call. max_prompts: of one call.
     request_timeout_s: from a call's begin to its last byte. receive_timeout_s: for a request's head to arrive, and again
@@ -23,6 +24,7 @@ class ServeSettings:
     """
 
     model: str = "champion"
+    fanout: tuple[str, ...] = ()
     engine: str = "ort"
     variants: str = "artifacts/variants"
     host: str = "127.0.0.1"

@@ -4,7 +4,7 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-FinishReason = Literal["stop", "length"]
+from tradewind.engine.requests import FinishReason
 
 
 class TokenScore(TypedDict):
@@ -86,6 +86,27 @@ class TextChunkChoice(TypedDict):
     finish_reason: FinishReason | None
 
 
+class Candidate(TypedDict):
+    """One variant's answer in a fan-out. mean_logprob: over its tokens; null where it has none. votes: candidates whose
+    text is the same but for case, spacing and the punctuation around it, itself included.
+    """
+
+    model: str
+    text: str
+    mean_logprob: float | None
+    votes: int
+    finish_reason: FinishReason
+    completion_tokens: int
+    chosen: bool
+
+
+class Aggregated(TypedDict):
+    """An extension: how the one choice of a fan-out was made. Candidates are in the order asked for."""
+
+    method: Literal["logprob", "majority"]
+    candidates: list[Candidate]
+
+
 class Head(TypedDict):
     id: str
     created: int
@@ -98,6 +119,7 @@ class ChatReply(Head):
     service_tier: Literal["default"]
     choices: list[ChatChoice]
     usage: Usage
+    aggregate: NotRequired[Aggregated]
 
 
 class ChatChunk(Head):
@@ -113,6 +135,7 @@ class TextReply(Head):
     object: Literal["text_completion"]
     choices: list[TextChoice]
     usage: Usage
+    aggregate: NotRequired[Aggregated]
 
 
 class TextChunk(Head):

@@ -68,7 +68,7 @@ class TracedCall:
     span: Span | None
 
     def end(self, scope: Scope, status: int, meter: Meter) -> None:
-        model = self.telemetry.model
+        model = meter.model or self.telemetry.model
         for sample in samples(model, scope, status, meter):
             self.telemetry.histograms[sample.name].record(sample.value, sample.attributes)
         if self.span is not None:

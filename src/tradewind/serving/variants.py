@@ -1,5 +1,7 @@
 """From a model's name to an engine and its tokenizer: variant folders, the champion, the mock."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tradewind.engine import Engine, load_engine
@@ -36,3 +38,14 @@ def load(settings: ServeSettings, profile: str = "cpu") -> tuple[str, Engine, To
     from tradewind.model.tokenizer import Tokenizer as ModelTokenizer
 
     return name, load_engine(folder, settings.engine, **size), ModelTokenizer.load(folder)
+
+
+def load_beside(main: str, settings: ServeSettings, profile: str = "cpu") -> Iterator[tuple[str, Engine, Tokenizer]]:
+    """The variants of `fanout`, in order. Raises UserError where one is named twice or is the main one."""
+    names = [main]
+    for name in settings.fanout:
+        held = load(replace(settings, model=name), profile)
+        if held[0] in names:
+            raise UserError(f"fanout: {held[0]!r} is served already")
+        names.append(held[0])
+        yield held

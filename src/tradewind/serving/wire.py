@@ -1,8 +1,10 @@
 """The bodies that clients send: every field here has an effect or is a label, any other is refused by name.
 
-Fields are OpenAI's (spec 2.3.0) and some that other servers have too: `top_k`, `min_p`, `repetition_penalty`,
-`ignore_eos` (the answer goes on to max_tokens, as load tests want it) and `structured_outputs`, spelled as vLLM 0.33
-does. Labels (`user`, `safety_identifier`, `prompt_cache_key`, `metadata`) are checked and change nothing.
+Fields are OpenAI's (spec 2.3.0) and some that other servers have too, spelled as vLLM 0.33 does: `top_k`, `min_p`,
+`repetition_penalty`, `ignore_eos` (the answer goes on to max_tokens, as load tests want it), `structured_outputs`,
+`priority` (smaller goes first) and `cache_salt` (a prompt is found in the prefix cache by calls of the same tenant and
+salt only). `aggregate` is this server's own: one answer chosen from those of several variants. Labels (`user`,
+`safety_identifier`, `prompt_cache_key`, `metadata`) are checked and change nothing.
 Not covered: tools, suffix, audio, images, predicted outputs, storing.
 """
 
@@ -11,11 +13,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from tradewind.engine.grammar import ANY_OBJECT, Structure
+from tradewind.serving.keys import FIRST, LAST
 
 STOPS, STOP_LENGTH = 4, 256
 BIASES, TOKEN_ID = 1024, "(0|[1-9][0-9]{0,8})"
@@ -163,6 +166,21 @@ Metadata = Annotated[
 ]
 
 
+def _distinct(models: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(models)) < len(models):
+        raise PydanticCustomError("invalid_value", "one model is named twice")
+    return models
+
+
+Models = Annotated[
+    tuple[str, ...],
+    Field(min_length=2, max_length=8, strict=False, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_distinct),
+]
+Priority = Annotated[int | None, Field(ge=FIRST, le=LAST)]
+Salt = Annotated[str | None, Field(min_length=1, max_length=512)]
+
+
 class StreamOptions(Strict):
     include_usage: bool | None = None
 
@@ -228,6 +246,16 @@ class StructuredOutputs(Strict):
         return Structure("json_schema", self.json_ if isinstance(self.json_, str) else json.dumps(self.json_))
 
 
+class Aggregate(Strict):
+    """The same prompt goes to each of the models, and one of their answers is given: the one with the highest mean
+    log-probability of its tokens, or the text that most of them wrote, ties broken by log-probability. It goes with one
+    prompt in words and one answer to it, not streamed.
+    """
+
+    models: Models
+    method: Literal["logprob", "majority"] = "logprob"
+
+
 class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
@@ -253,6 +281,9 @@ class Generate(Strict):
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+    priority: Priority = None
+    cache_salt: Salt = None
+    aggregate: Aggregate | None = None
     user: Label = None
     safety_identifier: Label = None
     prompt_cache_key: Label = None
@@ -269,6 +300,18 @@ class Generate(Strict):
         if self.structured_outputs is not None and self.response_format is not None:
             raise PydanticCustomError("structured_outputs", "structured_outputs does not go with response_format")
         return self
+
+    @model_validator(mode="after")
+    def check_aggregate(self) -> Self:
+        if self.aggregate is not None and (field := self.not_aggregated):
+            raise PydanticCustomError(field, "{field} does not go with aggregate", {"field": field})
+        return self
+
+    @property
+    def not_aggregated(self) -> str | None:
+        """A field whose value a fan-out has no meaning for: token ids, say, are of one vocabulary."""
+        held = {"stream": self.stream, "n": self.candidates > 1, "logit_bias": self.logit_bias}
+        return next((field for field, value in held.items() if value), None)
 
     @property
     def candidates(self) -> int:
@@ -333,6 +376,12 @@ class CompletionRequest(Generate):
         if self.best_of is not None and self.best_of > 1 and self.stream:
             raise PydanticCustomError("best_of", "best_of does not go with stream")
         return self
+
+    @property
+    def not_aggregated(self) -> str | None:
+        words = len(self.prompt) == 1 and isinstance(self.prompt[0], str)
+        held = {"echo": self.echo, "best_of": (self.best_of or 1) > 1, "prompt": not words}
+        return next((field for field, value in held.items() if value), None) or super().not_aggregated
 
     @property
     def candidates(self) -> int:
