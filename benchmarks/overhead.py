@@ -70,11 +70,12 @@ def main() -> None:
         parser.add_argument(f"--{field}", type=int, default=default)
     given = parser.parse_args()
     work = Work(given.repeats, given.requests, tuple(given.streams), 128, 64, given.threads)
-    prompting = Prompting(work.repeats, work.requests, work.slots, work.prompt_tokens, work.answer_tokens, work.threads)
+    prompting = Prompting(work.repeats, work.requests, work.prompt_tokens, work.answer_tokens, work.threads)
     engine = load_engine(given.variants / given.variant, "ort", work.slots, 1024, work.threads)
     engine.warm_up()
     server = ours(given.variant, given.variants, prompting)
-    server = replace(server, command=(*server.command, "--ttft-goal-ms", "0"))  # nothing is to be refused here
+    # Nothing is to be refused here, and drafts would hide what the API costs.
+    server = replace(server, command=(*server.command, "--ttft-goal-ms", "0", "--lookup-tokens", "0"))
     with started(server):
         sides = {"http": over_http(server), "bare": bare(engine)}
         values = compare(sides, windows(given.variants / given.variant, given.corpus, prompting), work)
