@@ -202,6 +202,17 @@ def test_everything_is_back_where_it_was(served: Served, behave: Callable[[Serve
         assert http.post(CHAT, json=GOOD).status_code == 200
 
 
+def test_a_client_that_leaves_in_the_body_is_no_fault_of_the_server(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    before = at_rest(served)
+    leave_in_the_body(served)
+    comes_to_rest(served, before)
+    until(lambda: any("POST /v1/chat/completions 499" in record.getMessage() for record in caplog.records))
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_client_that_does_not_read_is_cut_and_others_are_served(served: Served) -> None:
     """It is cut by the send timeout, not by the end of its answer, which would take much longer."""
     with connect(served, receive_buffer=4096) as client:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tradewind.engine.requests import BadRequest, Closed, ContextTooLong, QueueFull, Refused
 
@@ -86,7 +87,10 @@ def install(app: FastAPI) -> None:
         text = f"{error.detail}: {request.method} {request.url.path}"
         return JSONResponse(ApiError(code, text).body, error.status_code, error.headers)
 
-    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]]
-    handlers = {ApiError: own, HTTPException: of_framework}
+    async def of_a_client_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]
+    handlers = {ApiError: own, HTTPException: of_framework, ClientDisconnect: of_a_client_gone}
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
