@@ -4,6 +4,7 @@ params.yaml is the one truth that DVC sees; nothing else reads YAML. Only `compo
 """
 
 import dataclasses
+import errno
 import sys
 import types
 import typing
@@ -106,11 +107,16 @@ def check_profile(profile: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point: a UserError becomes one line on standard error and exit code 2."""
+    """Run an entry point: a UserError or a full disk becomes one line on standard error and exit code 2."""
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("error: no space is left on the disk: free some and run again", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -1,11 +1,13 @@
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from tradewind.config import PROFILES, build, compose, stage_params
+from tradewind.config import PROFILES, build, compose, run, stage_params
 from tradewind.errors import UserError
 
 
@@ -95,3 +97,15 @@ def test_entry_points_exit_with_2_and_one_line(root, tmp_path):
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
     assert "params.yaml" in answer.stderr
+
+
+def test_a_full_disk_is_one_line_and_other_faults_are_not_hidden(capsys):
+    def fail(number):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: fail(errno.ENOSPC))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: no space is left on the disk: free some and run again\n"
+    with pytest.raises(OSError, match="Input/output"):
+        run(lambda: fail(errno.EIO))
