@@ -20,8 +20,10 @@ $(STAMP): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or pass PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing requirements.lock into $(VENV) (about 3 minutes, 2.3 GB)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock 2>$(VENV)/install.log \
-		|| { grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements.lock; see $(VENV)/install.log" >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r requirements.lock 2>$(VENV)/install.log \
+		|| { if grep -q 'connection broken by' $(VENV)/install.log && grep -qE '^ERROR: (No matching|Could not install)' $(VENV)/install.log; \
+			then echo "error: cannot reach the package index (see $(VENV)/install.log)" >&2; \
+			else grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements.lock (see $(VENV)/install.log)" >&2; fi; exit 2; }
 	@echo "$(CURDIR)/src" > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tradewind.pth
 	@touch $@
 
@@ -47,14 +49,14 @@ load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a ser
 	@python -m tradewind.load $(SCENARIO) $(if $(URL),--url $(URL)) --model $(MODEL) --engine $(ENGINE) --profile $(PROFILE)
 
 study: $(STAMP)  ## run the sweep of a question: NAME=slug
-	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls studies 2>/dev/null | tr '\n' ' '))" >&2; exit 2; }
+	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro
 
 notebooks: $(STAMP)  ## execute the notebooks in place, on the results of PROFILE
 	@python -m tradewind.notebooks --profile $(PROFILE)
 
 mlflow: $(STAMP)  ## import the committed runs and open the MLflow page on PORT=5000
-	@python -m tradewind.tracking --port $(if $(filter 8000,$(PORT)),5000,$(PORT))
+	@python -m tradewind.tracking --port $(if $(filter file,$(origin PORT)),5000,$(PORT))
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@jupyter lab --ip 127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None notebooks

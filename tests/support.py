@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,14 @@ def checkout(folder: Path) -> Path:
     subprocess.run([*git, "add", "--all"], cwd=folder, check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "As it is"], cwd=folder, check=True)
     return folder
+
+
+def unreachable_index() -> dict[str, str]:
+    """Variables with which pip knows one index, at a port of loopback where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}/simple"
+    return {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": address, "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
 
 
 def repro(repository: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

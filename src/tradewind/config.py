@@ -4,6 +4,7 @@ params.yaml is the one truth that DVC sees; nothing else reads YAML. Only `compo
 """
 
 import dataclasses
+import errno
 import sys
 import types
 import typing
@@ -84,22 +85,38 @@ def compose(profile: str, overrides: list[str] | None = None, folder: str | Path
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if profile not in PROFILES:
-        raise UserError(f"unknown profile {profile!r} (choices: {', '.join(PROFILES)})")
+    from tradewind.overrides import check
+
+    def composed(chosen: list[str]) -> dict[str, Any]:
+        config = hydra.compose("config", [f"profile={profile}", *chosen])
+        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+    check_profile(profile)
     try:
         with hydra.initialize_config_dir(str(Path(folder).resolve()), version_base="1.3"):
-            config = hydra.compose("config", [f"profile={profile}", *(overrides or [])])
+            if overrides:
+                check(overrides, Path(folder), composed)
+            return composed(overrides or [])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(str(error).split())) from None
-    return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def check_profile(profile: str) -> None:
+    if profile not in PROFILES:
+        raise UserError(f"unknown profile {profile!r} (choices: {', '.join(PROFILES)})")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point: a UserError becomes one line on standard error and exit code 2."""
+    """Run an entry point: a UserError or a full disk becomes one line on standard error and exit code 2."""
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("error: no space is left on the disk: free some and run again", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

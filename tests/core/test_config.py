@@ -1,11 +1,13 @@
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from tradewind.config import PROFILES, build, compose, stage_params
+from tradewind.config import PROFILES, build, compose, run, stage_params
 from tradewind.errors import UserError
 
 
@@ -59,8 +61,13 @@ def test_the_committed_parameters_are_those_of_cpu(root):
     ("profile", "overrides", "named"),
     [
         ("huge", [], "unknown profile 'huge'.*nano, cpu, gpu, tpu"),
-        ("nano", ["finetune.learning_rat=1"], "learning_rat"),
-        ("nano", ["corpus=none_such"], "none_such"),
+        ("nano", ["finetune.learning_rat=1"], "^finetune: unknown key 'learning_rat' .choices: .*optimizer"),
+        ("nano", ["finetun.tokens=1"], "^SET: unknown key 'finetun' .choices: .*finetune"),
+        ("nano", ["finetune.tokens.more=1"], "^finetune.tokens: unknown key 'more'$"),
+        ("nano", ["finetune.tokens=abc"], "^finetune.tokens: 'abc' is not of type int$"),
+        ("nano", ["finetune.tokens=true"], "^finetune.tokens: True is not of type int$"),
+        ("nano", ["corpus=none_such"], "^unknown corpus 'none_such' .choices: installed, nano.$"),
+        ("nano", ["experiment=none_such"], "^unknown experiment 'none_such' .choices: none yet.$"),
         ("nano", ["=="], "=="),
     ],
 )
@@ -68,6 +75,14 @@ def test_bad_overrides_are_one_line(root, profile, overrides, named):
     with pytest.raises(UserError, match=named) as caught:
         compose(profile, overrides, folder=root / "conf")
     assert "\n" not in str(caught.value)
+
+
+def test_good_overrides_are_taken(root):
+    given = ["finetune=full", "finetune.tokens=7", "finetune.optimizer.learning_rate=1", "+finetune.more=x", "~seed"]
+    params = compose("cpu", given, folder=root / "conf")
+    assert (params["finetune"]["method"], params["finetune"]["tokens"]) == ("full", 7)
+    assert (params["finetune"]["optimizer"]["learning_rate"], params["finetune"]["more"]) == (1, "x")
+    assert "seed" not in params
 
 
 def test_a_missing_section_is_named(tmp_path):
@@ -82,3 +97,15 @@ def test_entry_points_exit_with_2_and_one_line(root, tmp_path):
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
     assert "params.yaml" in answer.stderr
+
+
+def test_a_full_disk_is_one_line_and_other_faults_are_not_hidden(capsys):
+    def fail(number):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: fail(errno.ENOSPC))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: no space is left on the disk: free some and run again\n"
+    with pytest.raises(OSError, match="Input/output"):
+        run(lambda: fail(errno.EIO))

@@ -1,8 +1,10 @@
 import hashlib
+import shutil
 import zipfile
 
 import pytest
 
+from tests.support import unreachable_index
 from tradewind import data
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
@@ -40,7 +42,7 @@ def test_an_altered_file_is_named_and_kept(locked):
     data.fetch(folder, manifest)
     (folder / "in" / "one.bin").write_bytes(b"mine")
     for check in (data.verify, data.fetch):
-        with pytest.raises(UserError, match=r"in/one\.bin is altered \(4 bytes"):
+        with pytest.raises(UserError, match=r"in/one\.bin is altered \(4 bytes.*: delete it and run `make data` \(or"):
             check(folder, manifest)
     assert (folder / "in" / "one.bin").read_bytes() == b"mine"
 
@@ -49,7 +51,7 @@ def test_an_unknown_file_is_named(locked):
     folder, manifest, _ = locked
     data.fetch(folder, manifest)
     (folder / "extra").touch()
-    with pytest.raises(UserError, match="extra is not in the manifest"):
+    with pytest.raises(UserError, match=r"extra is not in the manifest: remove it \(or"):
         data.verify(folder, manifest)
 
 
@@ -68,6 +70,34 @@ def test_accept_alone_moves_the_lock(locked):
     assert data.accept(folder, manifest) == ["in/one.bin"]
     data.verify(folder, manifest)
     assert "wheel" not in next(e for e in read_json(manifest)["files"] if e["file"] == "in/one.bin")
+
+
+def test_a_missing_file_is_fetched_by_make_data(locked):
+    folder, manifest, _ = locked
+    data.fetch(folder, manifest)
+    (folder / "in" / "one.bin").unlink()
+    with pytest.raises(UserError, match=r"in/one\.bin is missing: `make data` fetches it$"):
+        data.verify(folder, manifest)
+
+
+def test_what_was_accepted_and_is_gone_must_be_put_back(locked):
+    folder, manifest, _ = locked
+    data.fetch(folder, manifest)
+    (folder / "in" / "one.bin").write_bytes(b"mine")
+    data.accept(folder, manifest)
+    assert next(e for e in read_json(manifest)["files"] if e["file"] == "in/two.bin")["wheel"] == "pkg==1"
+    shutil.rmtree(folder)
+    for check in (data.fetch, data.verify):
+        with pytest.raises(UserError, match=r"in/one\.bin is locked but no wheel holds it: put the file back$"):
+            check(folder, manifest)
+    assert (folder / "in" / "two.bin").exists(), "the other is fetched"
+
+
+def test_an_index_out_of_reach_is_named(tmp_path, monkeypatch):
+    for name, value in unreachable_index().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^wheel pkg==1 .* cannot be had: cannot reach the package index$"):
+        data.download("pkg==1", "0" * 64, tmp_path)
 
 
 def test_a_wheel_that_does_not_exist_is_named(tmp_path):

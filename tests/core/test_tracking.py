@@ -63,3 +63,12 @@ def test_a_half_made_store_is_one_clear_line(tmp_path, monkeypatch):
         store.execute("create table experiments (experiment_id integer)")
     with pytest.raises(UserError, match=r"no usable MLflow store .* may be deleted"):
         tracking.client()
+
+
+def test_asking_for_a_champion_makes_no_store(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("TRADEWIND_HOME", str(tmp_path / "home"))
+    with pytest.raises(UserError, match="no champion is registered for profile 'nano'"):
+        tracking.champion("nano")
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")

@@ -61,7 +61,8 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["nosuch"], "unknown load test 'nosuch'; choose one of steady"),
+        (["nosuch"], "unknown load test 'nosuch' (choices: steady)"),
+        ([], "name a load test, as in `make load SCENARIO=steady` (choices: steady)"),
         (["steady", "--model", "nosuch"], "unknown variant 'nosuch'"),
         (["steady", "--seconds", "2", "--warm-up", "2"], "must exceed warm_up"),
     ],

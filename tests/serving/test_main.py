@@ -29,7 +29,7 @@ def environment(**more: str) -> dict[str, str]:
     ("options", "said"),
     [
         (["--host", "0.0.0.0", "--engine", "mock"], "TRADEWIND_API_KEYS"),
-        (["--model", "nosuch"], "unknown variant 'nosuch'; choose one of one-int8, two-int4"),
+        (["--model", "nosuch"], "unknown variant 'nosuch' (choices: one-int8, two-int4)"),
         (["--model", "nosuch", "--variants", "empty"], "there is none under empty"),
         (["--engine", "cuda"], "unknown engine 'cuda'; choose one of ort, jax, mock"),
         (["--profile", "huge"], "unknown profile 'huge'; choose one of nano, cpu, gpu, tpu"),

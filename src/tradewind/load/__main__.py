@@ -33,7 +33,7 @@ def main() -> None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Options left out are None."""
     parser = argparse.ArgumentParser(prog="python -m tradewind.load", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("scenario", help="a file of loadtests/, without .py")
+    parser.add_argument("scenario", nargs="?", default="", help="a file of loadtests/, without .py")
     for field in fields(LoadSettings):
         if field.name != "scenario":
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=f"{field.default}")

@@ -14,11 +14,11 @@ from typing import Any
 from tradewind.errors import UserError
 from tradewind.files import read_json
 from tradewind.load.results import measure
-from tradewind.load.server import await_ready, started
+from tradewind.load.server import START_SECONDS, await_ready, started
 from tradewind.tracking import Measurement
 
 ENDING_SECONDS = 30
-"""How long answers that run at the end may go on, and half of what Locust may take to start."""
+"""How long answers that run at the end may go on."""
 SHARED = "sse.py"
 
 
@@ -52,7 +52,8 @@ def locustfile(name: str, folder: Path = Path("loadtests")) -> Path:
     """Raises UserError with the choices."""
     choices = sorted(path.stem for path in folder.glob("*.py") if path.name not in (SHARED, "__init__.py"))
     if name not in choices:
-        raise UserError(f"unknown load test {name!r}; choose one of {', '.join(choices) or 'none: no loadtests/ here'}")
+        fault = f"unknown load test {name!r}" if name else "name a load test, as in `make load SCENARIO=steady`"
+        raise UserError(f"{fault} (choices: {', '.join(choices) or 'none: no loadtests/ here'})")
     return folder / f"{name}.py"
 
 
@@ -79,7 +80,7 @@ def drive(path: Path, host: str, settings: LoadSettings, seed: int) -> dict[str,
         command += ["--prompt-words", str(settings.prompt_words), "--answer-tokens", str(settings.answer_tokens)]
         command += ["--seed", str(seed), "--raw", str(raw), "--loglevel", "WARNING"]
         try:
-            ended = subprocess.run(command, timeout=settings.seconds + 2 * ENDING_SECONDS, check=False)
+            ended = subprocess.run(command, timeout=START_SECONDS + settings.seconds + ENDING_SECONDS, check=False)
         except subprocess.TimeoutExpired:
             raise UserError(f"load test {path.stem} did not end in time") from None
         if ended.returncode not in (0, 1) or not raw.is_file():

@@ -1,5 +1,9 @@
-"""A server of our own for one run: started on a free port, awaited, always stopped, by its own process id."""
+"""A server of our own for one run: started on a free port, awaited, always stopped, by its own process id.
 
+A server that ends is noticed at once; START_SECONDS bounds one that hangs, on however slow a machine.
+"""
+
+import os
 import queue
 import signal
 import subprocess
@@ -9,13 +13,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
 from tradewind.errors import UserError
 
-START_SECONDS = 120.0
+START_SECONDS = 600.0
 STOP_SECONDS = 15.0
 
 
@@ -27,7 +31,7 @@ def started(options: Sequence[str]) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         try:
             url = _url(process, said)
-            await_ready(url)
+            await_ready(url, check=lambda: _refuse_ended(process, said))
             yield url
         finally:
             stop(process)
@@ -68,13 +72,22 @@ def _url(process: subprocess.Popen[str], said: IO[str]) -> str:
         except queue.Empty:
             break
         if line is None:
-            said.seek(0)
-            raise UserError(
-                f"the server ended before it served: {(said.read().strip().splitlines() or ['no word'])[-1]}"
-            )
+            raise UserError(f"the server ended before it served: {_last_words(said)}")
         if line.startswith("serving "):
             return line.split()[-1].removesuffix("/v1")
-    raise UserError(f"the server did not start within {START_SECONDS:.0f} s")
+    raise UserError(f"the server did not start within {START_SECONDS:.0f} s; its last words: {_last_words(said)}")
+
+
+def _last_words(said: IO[str]) -> str:
+    """The last line on standard error, which the server may still write to: read without moving its place."""
+    size = os.fstat(said.fileno()).st_size
+    tail = os.pread(said.fileno(), 4096, max(0, size - 4096)).decode("utf-8", "replace")
+    return (tail.strip().splitlines() or ["none"])[-1]
+
+
+def _refuse_ended(process: subprocess.Popen[str], said: IO[str]) -> None:
+    if process.poll() is not None:
+        raise UserError(f"the server ended before it was ready: {_last_words(said)}")
 
 
 def _pump(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
@@ -84,11 +97,12 @@ def _pump(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> N
     lines.put(None)
 
 
-def await_ready(url: str, seconds: float = START_SECONDS) -> None:
-    """Until /ready says so. Raises UserError after `seconds`."""
+def await_ready(url: str, seconds: float = START_SECONDS, check: Callable[[], None] = lambda: None) -> None:
+    """Until /ready says so. Raises UserError after `seconds`, or what `check`, called before each try, raises."""
     deadline = time.monotonic() + seconds
     why = "no answer"
     while time.monotonic() < deadline:
+        check()
         try:
             with urllib.request.urlopen(f"{url}/ready", timeout=10):
                 return

@@ -12,11 +12,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 
 from tradewind.files import atomic_path, write_text
 
 COLOURS = {"base": "#7f7f7f", "teacher": "#1f77b4", "student": "#d95f02"}
 MARKERS = {"fp32": "o", "int8": "s", "int4": "^"}
+PLACES = ((8, 6), (8, -13), (-8, 6), (-8, -13), (8, 18), (8, -25))
+"""Where a label may stand from its point, in points (a negative x: to the left of it), best first."""
 COLUMNS = ("variant", "answer_f1", "low", "high", "megabytes", "decode_tokens_per_s")
 
 
@@ -47,11 +51,12 @@ def write_plots(folder: Path, variants: Mapping[str, Any], baselines: Mapping[st
     rows = points(variants)
     write_text(folder / "quality.csv", _csv(rows))
     pictures = (
-        ("quality_speed.png", "decode_tokens_per_s", True, "decode, tokens/s, one stream (more is better)"),
-        ("quality_bytes.png", "megabytes", False, "served weights, MB (less is better)"),
-    )
-    for name, cost, more, label in pictures:
-        drawn = _picture(rows, baselines, cost, more, label, device)
+        ("quality_speed.png", "Quality and speed", "decode_tokens_per_s", True,
+         "decode, tokens/s, one stream (more is better)"),
+        ("quality_bytes.png", "Quality and size", "megabytes", False, "served weights, MB (less is better)"),
+    )  # fmt: skip
+    for name, title, cost, more, label in pictures:
+        drawn = picture(rows, baselines, cost, more, label, f"{title} of each variant; grey: Pareto front\n{device}")
         with atomic_path(folder / name) as temporary:
             drawn.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
     return [folder / name for name, *_ in pictures]
@@ -65,27 +70,31 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _picture(
-    rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any], cost: str, more: bool, label: str, device: str
+def picture(
+    rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any], cost: str, more: bool, label: str, title: str
 ) -> Figure:
+    """Rows of `COLUMNS` by `cost`, the front as a line beneath them, baselines as dotted lines."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xscale("log")
     edge = front(rows, cost, more)
-    axes.plot([r[cost] for r in edge], [r["answer_f1"] for r in edge], color="#bbbbbb", lw=6, alpha=0.5, zorder=1)
-    for row in rows:
-        _point(axes, row, cost)
+    line = axes.plot(
+        [r[cost] for r in edge], [r["answer_f1"] for r in edge], color="#bbbbbb", lw=6, alpha=0.5, zorder=1
+    )
+    labels = [_point(axes, row, cost) for row in rows]
     for name, row in sorted(baselines.items()):
         axes.axhline(row["answer_f1"], color="#444444", lw=0.8, ls=":")
         at = (1.005, row["answer_f1"])  # beside the axes, where no point is
         named = axes.annotate(name, at, xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=8)
         named.set_annotation_clip(False)
     axes.set(xlabel=label, ylabel="answer F1 (bars: 95 % interval)", ylim=(0, 1.02))
-    axes.set_title(f"Quality and cost of each variant; grey: Pareto front\n{device}", fontsize=9)
+    axes.set_title(title, fontsize=9)
     axes.margins(x=0.2)
     _plain_ticks(axes)
     axes.grid(alpha=0.25, which="both")
+    figure.draw_without_rendering()  # places are known from here on
+    _clear_of_line(labels, line[0])
     return figure
 
 
@@ -97,7 +106,25 @@ def _plain_ticks(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _point(axes: Axes, row: Mapping[str, Any], cost: str) -> None:
+def _clear_of_line(labels: Sequence[Annotation], line: Line2D) -> None:
+    """Move each label to the first of `PLACES` where neither the line nor a label before it is, if there is one."""
+    path = line.get_transform().transform_path(line.get_path())
+    half = line.get_linewidth() / 2 * line.axes.figure.dpi / 72  # type: ignore[union-attr]
+    taken: list[Any] = []
+    for label in labels:
+        for x, y in PLACES:
+            label.set(position=(x, y), ha="left" if x > 0 else "right")
+            box = label.get_window_extent()
+            free = not any(box.overlaps(other) for other in taken)
+            if free and not path.intersects_bbox(box.padded(half), filled=False):
+                break
+        else:
+            label.set(position=PLACES[0], ha="left")
+        taken.append(label.get_window_extent())
+
+
+def _point(axes: Axes, row: Mapping[str, Any], cost: str) -> Annotation:
+    """Drawn with its interval; returns its label."""
     model, _, precision = row["variant"].rpartition("-")
     colour = COLOURS.get(model, "#2ca02c")
     error = [[max(0.0, row["answer_f1"] - row["low"])], [max(0.0, row["high"] - row["answer_f1"])]]
@@ -111,4 +138,5 @@ def _point(axes: Axes, row: Mapping[str, Any], cost: str) -> None:
         capsize=3,
         zorder=2,
     )
-    axes.annotate(row["variant"], (row[cost], row["answer_f1"]), xytext=(8, 6), textcoords="offset points", fontsize=8)
+    at = (row[cost], row["answer_f1"])
+    return axes.annotate(row["variant"], at, xytext=PLACES[0], textcoords="offset points", fontsize=8)

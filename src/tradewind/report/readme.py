@@ -1,7 +1,9 @@
 """Figures in README.md come from reports/: a marked block holds the table, marked spans hold single figures.
 
-    <!-- measured:begin --> ... <!-- measured:end -->                    the measured table and the paired differences
-    <!--= summary/variants/teacher-int8/answer_f1 .2f -->0.79<!-- = -->  one figure of reports/summary.json
+    <!-- measured:begin --> ... <!-- measured:end -->                    the measured table, what the served variant
+                                                                         refuses, the paired differences
+    <!--= summary/variants/teacher-int8/answer_f1 .2f -->0.79<!-- = -->  one figure of reports/summary.json; a file of
+                                                                         a folder of reports/ is named with its folder
 
 `render` replaces what stands between the marks; a README is right where rendering changes nothing.
 """
@@ -39,14 +41,35 @@ def render(text: str, reports: Mapping[str, Any]) -> str:
     if not BLOCK.search(text):
         raise UserError(f"README.md has no block {BEGIN} ... {END}")
     summary, comparisons = reports["summary"], reports["comparisons"]
-    tables = f"{measured_table(summary, comparisons)}\n{differences_table(comparisons)}"
+    parts = [measured_table(summary, comparisons), refusals(reports), differences_table(comparisons)]
+    tables = "\n".join(part for part in parts if part)
     block = f"{BEGIN}\n{tables}{END}"
     text = BLOCK.sub(lambda _: block, text)
     return SPAN.sub(lambda m: f"{m[1]}{_figure(reports, m[2], m[3])}{m[5]}", text)
 
 
+def refusals(reports: Mapping[str, Any]) -> str:
+    """One line: how the served variant refuses; empty where none is served."""
+    if not (name := reports["gate"]["champion"]):
+        return ""
+    result = reports[f"evaluate/{name}"][name]
+    shown = [
+        f"{words} {result['metrics'][key]:.2f} (n = {result['n'][key]})"
+        for key, words in (
+            ("refusal_precision", "precision of refusals"),
+            ("refusal_recall", "recall of unanswerable questions"),
+            ("false_refusals", "answerable questions refused"),
+        )
+        if result["metrics"].get(key) is not None
+    ]
+    return f"Served by default: {name}; {', '.join(shown)}.\n"
+
+
 def _figure(reports: Mapping[str, Any], path: str, form: str) -> str:
     name, _, rest = path.partition("/")
+    while isinstance(reports, Reports) and (reports.folder / name).is_dir():
+        part, _, rest = rest.partition("/")
+        name = f"{name}/{part}"
     return figure(reports[name], rest, form)
 
 

@@ -20,10 +20,8 @@ def resolve(model: str, variants: str | Path, profile: str = "cpu") -> str:
         model = champion(profile)
     choices = sorted(path.parent.name for path in Path(variants).glob("*/manifest.json"))
     if model not in choices:
-        known = (
-            f"choose one of {', '.join(choices)}" if choices else f"there is none under {variants}: run `make repro`"
-        )
-        raise UserError(f"unknown variant {model!r}; {known}")
+        known = f"choices: {', '.join(choices)}" if choices else f"there is none under {variants}: run `make repro`"
+        raise UserError(f"unknown variant {model!r} ({known})")
     return model
 
 
