@@ -199,6 +199,15 @@ def test_a_fault_in_speculation_ends_its_request_and_not_the_loop(call: str) -> 
     scheduler.close()
 
 
+def test_a_slot_that_was_not_freed_comes_back_though_nobody_asks() -> None:
+    engine = Faulty()
+    scheduler = Scheduler(engine, ByteTokenizer())
+    engine.broken.add("release")
+    assert isinstance(send(scheduler, ask("last"))[1].end(), Done)
+    assert settled(scheduler)
+    scheduler.close()
+
+
 def test_an_engine_that_gives_no_slot_back_fails_who_waits() -> None:
     engine = Faulty()
     scheduler = Scheduler(engine, ByteTokenizer())

@@ -21,7 +21,7 @@ def load_engine(
 ) -> Engine:
     """An engine over a variant folder (None for the mock). Raises UserError naming what is missing and the choices."""
     if engine not in ENGINES:
-        raise UserError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
+        raise UserError(f"unknown engine {engine!r} (choices: {', '.join(ENGINES)})")
     if engine != "mock" and (variant is None or not (Path(variant) / "manifest.json").is_file()):
         raise UserError(f"no variant at {variant}: engine {engine} needs a folder with a manifest.json")
     module = import_module(f"tradewind.engine.{engine}")

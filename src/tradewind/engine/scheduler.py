@@ -61,6 +61,8 @@ SCORED_CHUNK = 32
 some 20 ms."""
 LEAST_RETRY = 0.1
 """Seconds."""
+RETRY = 0.5
+"""Seconds between two attempts to take back a slot while nothing runs."""
 
 
 class Scheduler:
@@ -203,7 +205,9 @@ class Scheduler:
     def _wait_for_work(self) -> bool:
         with self._changed:
             while not (self._closing or self._live):
-                self._changed.wait()
+                self._changed.wait(RETRY if self._slots.stuck else None)
+                if self._slots.stuck:
+                    break
             return not self._closing
 
     def _sweep(self) -> None:

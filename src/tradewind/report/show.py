@@ -30,7 +30,7 @@ def folder(name: str) -> Path:
 
 
 def section(name: str) -> Markdown:
-    """A section of the reports: `table`, `differences`, `divergences`, `refusals`, `kinds` or `decision`."""
+    """A section of the reports: one of SECTIONS."""
     return Markdown(section_text(name, folder("reports")))
 
 

@@ -83,14 +83,14 @@ def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
         options["fanout"] = tuple(given.fanout)
     settings = replace(settings, **options)
     if settings.engine not in ENGINES:
-        raise UserError(f"unknown engine {settings.engine!r}; choose one of {', '.join(ENGINES)}")
+        raise UserError(f"unknown engine {settings.engine!r} (choices: {', '.join(ENGINES)})")
     return settings, given.profile or str(params.get("profile", "cpu"))
 
 
 def run_folder(profile: str | None) -> Path:
     """Where a profile's run lies, seen from the repository: `cpu` in its root, the others in a working copy."""
     if profile not in (None, *PROFILES):
-        raise UserError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+        raise UserError(f"unknown profile {profile!r} (choices: {', '.join(PROFILES)})")
     here = Path("params.yaml")
     if profile in (None, "cpu") or (here.is_file() and read_params(here).get("profile") == profile):
         return Path()

@@ -36,7 +36,7 @@ class ServeSettings:
     max_waiting: int = 64
     ttft_goal_ms: int = 0
     prefix_cache_mib: int = 128
-    lookup_tokens: int = 6
+    lookup_tokens: int = 0
     lookup_ngram: int = 3
     lookup_max_rows: int = 1
     max_choices: int = 128
