@@ -1,6 +1,6 @@
 """Where a token's processor time goes: the engine, the scheduler's thread outside it, the event loop.
 
-    python benchmarks/cpu_cost.py [--variant teacher-int8] [--streams 1 8] [--repeats 5]
+    python -m benchmarks.cpu_cost [--variant teacher-int8] [--streams 1 8] [--repeats 5]
 
 Processor time of threads, not time on the clock: it says what the API costs on a machine that others use, too, where
 `benchmarks/overhead.py` says nothing. The server runs in this process, its client in one of its own; greedy streams,

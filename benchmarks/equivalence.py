@@ -1,7 +1,7 @@
 """Whether an answer depends on how it was run: the same greedy prompts alone, in batches, joining late, from the prefix
 cache, and with speculation, over each variant and engine.
 
-    python benchmarks/equivalence.py [--variant teacher-int8 ...] [--engine ort] [--prompts 200] [--tokens 128]
+    python -m benchmarks.equivalence [--variant teacher-int8 ...] [--engine ort] [--prompts 200] [--tokens 128]
 
 Prompts are test questions; answers have a fixed length, so that they run on past what the model was taught. A prompt
 alone, one after the other, is the reference. Counted for each way: answers whose tokens differ, and the largest

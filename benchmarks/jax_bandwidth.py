@@ -1,6 +1,6 @@
 """`jax` on a CPU against the bound that memory sets: one-stream float32 decode beside a two-thread read of 512 MB.
 
-    python benchmarks/jax_bandwidth.py [--variant teacher-fp32] [--repeats 5]
+    python -m benchmarks.jax_bandwidth [--variant teacher-fp32] [--repeats 5]
 
 A repeat alternates single decode steps and reads, so that what else the machine does falls on both alike. The engine's
 bandwidth is bytes of a step / median seconds of its steps; the stream's is bytes read / median seconds of its reads.

@@ -1,6 +1,6 @@
 """`ort` behind this project's server against llama.cpp's server: same codes, same prompts, same threads, over HTTP.
 
-    python benchmarks/llama_cpp.py [--variant teacher-int8 ...] [--server /path/to/llama-server] [--repeats 5]
+    python -m benchmarks.llama_cpp [--variant teacher-int8 ...] [--server /path/to/llama-server] [--repeats 5]
 
 For each variant, both servers are started (GGUF `Q8_0` or `Q4_0` and ONNX hold the same integers), llama.cpp's with
 flash attention on or off, whichever was faster at eight streams in a repeat before. Repeats take turns, and who goes

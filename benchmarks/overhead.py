@@ -1,6 +1,6 @@
 """What the API costs: the same work over HTTP and on the bare engine, in turns.
 
-    python benchmarks/overhead.py [--variant teacher-int8] [--streams 1 8] [--repeats 5]
+    python -m benchmarks.overhead [--variant teacher-int8] [--streams 1 8] [--repeats 5]
 
 One repeat is `requests` greedy completions one after the other, then, for each other number of streams, so many at once;
 128 tokens in and 64 out, prompts new in each repeat and the same for both sides. The bare engine runs in this process,

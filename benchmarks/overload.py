@@ -1,6 +1,6 @@
 """Far more than the server can do: what is refused is refused at once, and what is taken keeps its goal.
 
-    python benchmarks/overload.py [--variant teacher-int8] [--factors 2 5 10] [--seconds 20]
+    python -m benchmarks.overload [--variant teacher-int8] [--factors 2 5 10] [--seconds 20]
 
 A server of its own is started; closed-loop clients, as many as slots, measure its capacity in requests/s. Then requests
 come at random moments (Poisson, open loop: nobody waits for an answer before sending the next) at each factor times that
