@@ -16,6 +16,10 @@ GGUF `Q4_1` (the embedding as `Q8_0`). What is called `base-fp32` here is that f
 bfloat16 release: every difference in this card is relative to it, and turning the untouched base back into `Q4_1` would
 be lossless by construction."""
 
+CACHE = """\
+In ONNX, quantized variants keep keys and values in int8, with a scale for each channel from training conversations;
+the others keep them in float32. Figures of quantized variants include it."""
+
 DATA = """\
 Documentation of the installed packages below, extracted from the packages themselves; questions and answers are made
 from it by templates and split by symbol, with aliases and near-duplicates on one side."""
@@ -48,7 +52,7 @@ def model_card(
         f"# Model card: Tradewind documentation models\n\nServed by default: **{champion}**. Licence: Apache-2.0.",
         f"## Origin\n\n{ORIGIN}",
         f"## Intended use\n\n{INTENDED}",
-        f"## Variants\n\n{_variants(manifests)}",
+        f"## Variants\n\n{_variants(manifests)}\n\n{CACHE}",
         f"## Data\n\n{_data(corpus)}",
         f"## Measured\n\n{measured_table(summary, comparisons)}",
         f"Answer F1 against the same questions, paired:\n\n{differences_table(comparisons)}",
