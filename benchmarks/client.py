@@ -50,7 +50,7 @@ async def _exchange(port: int, method: str, path: str, body: bytes, timeout_s: f
                 return await _read(reader, begun)
             finally:
                 writer.close()
-    except (OSError, asyncio.IncompleteReadError, ValueError, TimeoutError):
+    except (OSError, asyncio.IncompleteReadError, LookupError, ValueError, TimeoutError):
         return Reply(0, time.perf_counter() - begun, error="connection")
 
 

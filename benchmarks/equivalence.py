@@ -7,7 +7,8 @@ Prompts are test questions; answers have a fixed length, so that they run on pas
 alone, one after the other, is the reference. Counted for each way: answers whose tokens differ, and the largest
 difference of a token's log-probability before the first token that differs. Results go to
 reports/benchmarks/equivalence.json, each variant and engine beside those that are there already. Not covered: sampled
-answers (their seeds make them functions of the same logits), several processes.
+answers (their seeds make them functions of the same logits), several processes. Engines whose logits depend on how many
+tokens a call feeds make no drafts, so speculation is not run over them.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from tradewind.errors import UserError
 from tradewind.evaluation.questions import questions, stratified
 from tradewind.evaluation.variant import load_codec, load_manifest
 from tradewind.files import read_json, read_jsonl, write_json
-from tradewind.tracking import git_commit
+from tradewind.tracking import Measurement, git_commit, record_run
 
 SLOTS, MAX_LEN, ANSWER_S = 8, 1024, 600
 PLAIN = SchedulerSettings()
@@ -49,9 +50,7 @@ class Way:
 
 WAYS: Mapping[str, Way] = {
     "alone": Way(1),
-    "batch of 2": Way(2),
-    "batch of 4": Way(4),
-    "batch of 8": Way(8),
+    **{f"batch of {count}": Way(count) for count in range(2, SLOTS + 1)},
     "late-joined": Way(SLOTS, in_groups=False),
     "prefix-cached": Way(4, replace(PLAIN, prefix_cache_bytes=64 << 20), twice=True),
     "speculative": Way(1, DRAFTED),
@@ -91,9 +90,11 @@ def main() -> None:
         manifest = load_manifest(given.variants, name)
         row = compare_ways(name, given)
         print(table(f"{name}, {given.engine}", row))
+        params = {"prompts": given.prompts, "tokens": given.tokens, "threads": given.threads}
+        _log(name, given.engine, row, params, given.out.parent.parent / "runs")
         kept = read_json(given.out) if given.out.exists() else {}
         facts = {"device": host.device(), "git_commit": git_commit(), "weights_digest": manifest["weights_digest"]}
-        entry = facts | {"prompts": given.prompts, "tokens": given.tokens, "ways": row}
+        entry = facts | params | {"ways": row}
         write_json(given.out, kept | {f"{name} {given.engine}": entry})
 
 
@@ -109,6 +110,9 @@ def compare_ways(name: str, given: argparse.Namespace) -> dict[str, dict[str, An
     reference: list[Answer] = []
     for label, way in WAYS.items():
         engine = load_engine(folder, given.engine, SLOTS, MAX_LEN, given.threads)
+        if way.settings.lookup_tokens and not engine.exact_feeds:
+            engine.close()
+            continue
         scheduler = Scheduler(engine, codec, way.settings)  # type: ignore[arg-type] # a Codec of a variant is one
         try:
             answers = send(scheduler, requests, way, f"{name}, {label}")
@@ -164,6 +168,15 @@ def difference(reference: Sequence[Answer], answers: Sequence[Answer]) -> dict[s
         "drafted_tokens": drafted,
         "accepted_tokens": right,
     }
+
+
+def _log(name: str, engine: str, rows: Mapping[str, Mapping[str, Any]], params: dict[str, int], runs: Path) -> None:
+    path, tags = runs / f"equivalence-{engine}-{name}.json", {"engine": engine}
+    with record_run(stage="equivalence", question="serving", variant=name, params=params, tags=tags, path=path) as made:
+        for way, row in rows.items():
+            label = f"differing_{way.replace(', ', '_').replace(' ', '_').replace('-', '_')}"
+            formula = "answers whose tokens are not those of the same prompt alone"
+            made.log(Measurement(label, row["differing"], "1", row["answers"], None, formula))
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:

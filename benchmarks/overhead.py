@@ -26,7 +26,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.client import post
-from benchmarks.llama_cpp import Server, free_port, ours, started
+from benchmarks.llama_cpp import Server, ours, started
 from benchmarks.llama_cpp import Work as Prompting
 from benchmarks.llama_cpp import prompts as windows
 from tradewind import host
@@ -41,7 +41,6 @@ CHUNK, IDLE_CHUNKS = 128, 2
 """Tokens of prompts between two steps, and how many times that where no answer runs: the scheduler's own."""
 GOAL_SHARE, GOAL_TTFT_MS = 0.05, 3.0
 
-__all__ = ["Server", "Side", "bare", "compare", "free_port", "summarize"]
 Side = Callable[[Sequence[list[int]], int], tuple[float, float]]
 """Prompts run at once and tokens of each answer -> tokens/s of all together, median TTFT in ms."""
 

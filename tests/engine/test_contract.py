@@ -14,6 +14,7 @@ from tradewind.engine.contract import (
     PromptTooLong,
     UnknownAdapter,
 )
+from tradewind.engine.lookup import feeds_agree
 
 PROMPTS = ([5, 9, 2, 7, 1], [3], [11, 4, 8, 8, 8, 8, 2, 10, 6, 1, 0, 12], [1, 2, 3, 4, 5, 6, 7])
 NEW = 8
@@ -226,6 +227,11 @@ def test_several_tokens_at_once(engine: Engine) -> None:
         best_after(engine, [*PROMPTS[0], *tokens[: count + 1]]) for count in range(len(tokens))
     ]
     assert engine.length(2) == 5 + len(tokens)
+
+
+def test_exact_feeds_is_no_empty_word(engine: Engine) -> None:
+    if engine.exact_feeds:
+        assert feeds_agree(engine, 7)
 
 
 def test_max_feed_holds_for_every_occupied_row_at_once(engine: Engine) -> None:

@@ -21,7 +21,7 @@ from tradewind.engine.requests import (
     Request,
 )
 from tradewind.engine.sampling import SamplingParams
-from tradewind.engine.scheduler import IDLE_CHUNKS, SCORED_CHUNK, Scheduler, SchedulerSettings, Ticket
+from tradewind.engine.scheduler import IDLE_CHUNKS, MOST_TIMES, SCORED_CHUNK, Scheduler, SchedulerSettings, Ticket
 from tradewind.engine.text import ByteTokenizer
 from tradewind.engine.timings import RequestTimings
 
@@ -174,13 +174,37 @@ def test_who_would_wait_longer_than_the_goal_is_refused_at_once(server: Server) 
     ((running, _),) = server.running()
     _, waiting = server.send(ask("z" * 100, 5))
     start = time.monotonic()
-    with pytest.raises(QueueFull, match="more than the goal") as refused:
+    with pytest.raises(QueueFull, match=r"more than the .* that its goal leaves") as refused:
         server.send(ask("no", 5))
     assert time.monotonic() - start < 0.05
     assert refused.value.retry_after >= 0.1
     running.cancel()
     server.go_on()
     assert isinstance(waiting.end(), Done)
+
+
+@with_settings(slots=1, max_waiting=4)
+def test_a_queue_full_of_others_turns_away_neither_the_urgent_nor_another_tenant(server: Server) -> None:
+    ((running, _),) = server.running()
+    held = [server.send(ask("batch", 5, tenant="flood", priority=20)) for _ in range(4)]
+    with pytest.raises(QueueFull):
+        server.send(ask("batch", 5, tenant="flood", priority=20))
+    urgent = server.send(ask("urgent", 5, tenant="flood", priority=-5))[1]
+    other = server.send(ask("other", 5, tenant="other", priority=20))[1]
+    running.cancel()
+    server.go_on()
+    assert all(isinstance(inbox.end(), Done) for inbox in [urgent, other, *(inbox for _, inbox in held)])
+
+
+@with_settings(slots=1, max_waiting=1)
+def test_so_many_priorities_are_not_so_many_queues(server: Server) -> None:
+    ((running, _),) = server.running()
+    accepted = [server.send(ask("flood", 5, priority=-place))[1] for place in range(MOST_TIMES)]
+    with pytest.raises(QueueFull):
+        server.send(ask("flood", 5, priority=-MOST_TIMES))
+    running.cancel()
+    server.go_on()
+    assert all(isinstance(inbox.end(), Done) for inbox in accepted)
 
 
 @with_settings(slots=1, ttft_goal_ms=1, max_waiting=0)

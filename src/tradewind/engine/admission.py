@@ -9,8 +9,8 @@ in the prefix cache (what is cached of one is known only when it starts). turns:
 answers are running: each chunk then shares its turn with a decode step. slots short: answers ahead, plus one for this
 request, minus free slots, at least 0; hold: seconds an answer keeps its slot (Little's law: `slots` of them end every
 `hold`). Rates and times are moving averages; the rate is one of sums, so that many short chunks do not outvote the long
-ones. The request's own prefill is not in it: a refusal cannot shorten that, and a long prompt would then never be taken
-on a busy server.
+ones. The request's own prefill is not in it, as a refusal cannot shorten that; the goal for the first token leaves so much
+less time to wait, but half of it at least, or a long prompt would never be taken on a busy server.
 
 It knows no queue and no clock.
 """
@@ -83,6 +83,13 @@ class Load:
 
     def held(self, seconds: float) -> None:
         self.hold = _average(self.hold, seconds)
+
+    def longest(self, goal: float, tokens: int) -> float:
+        """Seconds that a request with so many prompt tokens may wait, given the goal for its first token; 0: any time."""
+        if not goal:
+            return math.inf
+        own = self.new_share * tokens / self.prefill_rate if self.prefill_rate else 0.0
+        return max(goal / 2, goal - own)
 
     def wait(self, ahead: Ahead) -> float:
         """Seconds; see the module's formula."""

@@ -8,7 +8,7 @@ without drafts, sampled ones included.
 Wrong drafts cost time, so their length follows the success: doubled after a draft that was all right, cut to what was
 right otherwise; after drafts that were all wrong none is made for 2, 4, 8 ... `LONGEST_PAUSE` steps.
 
-It knows one answer and no engine. Not covered: draft models, drafts from other requests.
+A `Lookup` knows one answer and no engine. Not covered: draft models, drafts from other requests.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tradewind.engine.contract import Engine
 from tradewind.engine.requests import Request
 from tradewind.engine.settings import SchedulerSettings
 
@@ -74,6 +75,20 @@ class Lookup:
             self._misses += 1
             self._length = max(1, self._length // 2)
             self._pause = min(2**self._misses, LONGEST_PAUSE)
+
+
+def feeds_agree(engine: Engine, width: int) -> bool:
+    """Whether `width` tokens fed at once give the logits that each gives alone, to the last bit, on this machine. Needs
+    slot 0 free, and a context of twice `width` tokens."""
+    tokens = [7 * place % engine.vocab_size for place in range(2 * width)]
+    start, fed = tokens[:width], tokens[width:]
+    engine.insert(engine.prefill(start), 0)
+    alone = [engine.step({0: [token]})[0][-1].copy() for token in fed]
+    engine.rewind(0, width)
+    together = engine.step({0: fed})[0]
+    same = bool(np.array_equal(np.stack(alone), together))
+    engine.release(0)
+    return same
 
 
 def following(known: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Who starts next: requests that wait for their prefill, by priority and by their tenants' fair share.
 
 1. Of the priorities that have a waiting request, the smallest number goes first, but every eighth start goes to the
-   priority of the request that has waited longest: each priority moves on at an eighth of the full rate at least.
+   priority of the request that has waited longest: none waits for ever.
 2. Within a priority, the tenant that was served least goes first: the virtual token counter of Sheng et al., "Fairness
    in Serving Large Language Models" (OSDI 2024, algorithm 2). A tenant's counter grows by `PROMPT_COST` a prompt token
    run and `ANSWER_COST` a token sampled. One that joins the queue is lifted to the smallest counter there, so that
@@ -13,7 +13,6 @@ Not thread-safe: the scheduler's lock guards it. Not covered: weights of tenants
 """
 
 from collections import deque
-from collections.abc import Iterator
 
 from tradewind.engine.ticket import Ticket
 
@@ -25,10 +24,7 @@ TENANTS = 4096
 
 
 class FairQueue:
-    """`tokens` and `answers`: of all that wait, kept as sums so that asking costs nothing."""
-
     def __init__(self) -> None:
-        self.tokens = self.answers = 0
         self._levels: dict[int, dict[str, deque[Ticket]]] = {}
         self._waiting: dict[str, int] = {}
         self._served: dict[str, float] = {}
@@ -38,11 +34,6 @@ class FairQueue:
 
     def __len__(self) -> int:
         return self._count
-
-    def __iter__(self) -> Iterator[Ticket]:
-        for tenants in self._levels.values():
-            for line in tenants.values():
-                yield from line
 
     def add(self, ticket: Ticket) -> None:
         request = ticket.request
@@ -73,6 +64,27 @@ class FairQueue:
         if not tenants:
             del self._levels[priority]
 
+    def ahead(self, tenant: str, priority: int, tokens: int) -> list[Ticket]:
+        """Of those that wait, who is likely to start before a request that comes now with so many prompt tokens.
+
+        Of its priority and smaller numbers: all of its tenant, and of each other tenant about as many tokens as its own
+        has then, as the one that was served least goes first.
+        """
+        lines: dict[str, list[Ticket]] = {}
+        for level in sorted(self._levels):
+            for name, line in self._levels[level].items() if level <= priority else ():
+                lines.setdefault(name, []).extend(line)
+        before = lines.pop(tenant, [])
+        share = tokens + sum(len(ticket.request.prompt) for ticket in before)
+        for others in lines.values():
+            taken = 0
+            for ticket in others:
+                if taken >= share:
+                    break
+                before.append(ticket)
+                taken += len(ticket.request.prompt)
+        return before
+
     def charge(self, tenant: str, cost: float) -> None:
         self._served[tenant] = self._served.get(tenant, 0.0) + cost
 
@@ -90,8 +102,6 @@ class FairQueue:
 
     def _tally(self, ticket: Ticket, sign: int) -> None:
         request = ticket.request
-        self.tokens += sign * len(request.prompt)
-        self.answers += sign * request.n
         self._count += sign
         count = self._waiting.get(request.tenant, 0) + sign
         if count:

@@ -1,8 +1,8 @@
 """Continuous batching: one thread owns the engine, requests join and leave its slots at any step.
 
 The life of a request here:
-1. `submit` checks it in the caller's thread and puts it in the queue, or refuses it (`Refused`): too many wait, or
-   longer than the goal allows (`tradewind.engine.admission`).
+1. `submit` checks it in the caller's thread and puts it in the queue, or refuses it (`Refused`): too many are ahead of
+   it, or longer than the goal allows (`tradewind.engine.admission`).
 2. The queue says who starts next (`tradewind.engine.queue`). What the prefix cache knows of its prompt is not run.
 3. Its prompt is prefilled in chunks, between two decode steps, under a budget of tokens a turn: several short prompts
    share a turn, and a long one delays running answers by a chunk at most. Where no answer runs, none is delayed, and the
@@ -61,6 +61,8 @@ SCORED_CHUNK = 32
 some 20 ms."""
 LEAST_RETRY = 0.1
 """Seconds."""
+MOST_TIMES = 4
+"""`max_waiting` counts those ahead of a request; so many times as many wait over all tenants and priorities at most."""
 RETRY = 0.5
 """Seconds between two attempts to take back a slot while nothing runs."""
 
@@ -101,14 +103,15 @@ class Scheduler:
         """Accept several requests, all or none: they are not ahead of each other. Raises Refused."""
         for request, _ in calls:
             check(request, self.engine)
+        requests = [request for request, _ in calls]
         with self._changed:
-            self._admit(len(calls))  # before the answers are made, as a refusal is to cost nothing
+            self._admit(requests)  # before the answers are made, as a refusal is to cost nothing
         tickets = [
             Ticket(request, sink, [Answer(request, index, self.tokenizer) for index in range(request.n)], self._wake)
             for request, sink in calls
         ]
         with self._changed:
-            self._admit(len(calls))  # others may have come meanwhile
+            self._admit(requests)  # others may have come meanwhile
             for ticket in tickets:
                 self._live[ticket] = None
                 self._queue.add(ticket)
@@ -155,21 +158,30 @@ class Scheduler:
         """Requests whose prompt is not prefilled."""
         return len(self._queue) + (self._prefilling is not None)
 
-    def _admit(self, count: int) -> None:
-        """Whether `count` requests may come in together. Raises Closed or QueueFull. An idle scheduler takes them."""
+    def _admit(self, requests: Sequence[Request]) -> None:
+        """Whether requests of one tenant and priority may come in together. Raises Closed or QueueFull. An idle scheduler
+        takes them."""
         if self._closing or not self._thread.is_alive():
             raise Closed("the server is shutting down")
-        if not self._live:
+        if not self._live or not requests:
             return
-        wait, goal = self._load.wait(self._ahead()), self.settings.ttft_goal_ms / 1000
-        if self._unstarted + count > self.settings.max_waiting:
-            raise QueueFull(f"{self._unstarted} requests are waiting already", max(LEAST_RETRY, wait - goal))
-        if goal and wait > goal:
-            message = f"the first token would take {wait:.1f} s to begin with, more than the goal of {goal:.1f} s"
-            raise QueueFull(message, max(LEAST_RETRY, wait - goal))
+        tokens, most = sum(len(request.prompt) for request in requests), self.settings.max_waiting
+        before = self._queue.ahead(requests[0].tenant, requests[0].priority, tokens)
+        ahead = self._ahead(before)
+        wait, longest = self._load.wait(ahead), self._load.longest(self.settings.ttft_goal_ms / 1000, tokens)
+        later = max(LEAST_RETRY, wait - longest)
+        count = len(before) + (self._prefilling is not None)
+        if count + len(requests) > most or self._unstarted + len(requests) > MOST_TIMES * most:
+            raise QueueFull(f"{count} requests are waiting already", later)
+        if wait > longest:
+            message = (
+                f"the prompt would wait {wait:.1f} s to be run, more than the {longest:.1f} s that its goal leaves"
+            )
+            raise QueueFull(message, later)
 
-    def _ahead(self) -> Ahead:
-        tokens, answers = self._queue.tokens, self._queue.answers + len(self._ready)
+    def _ahead(self, before: Sequence[Ticket]) -> Ahead:
+        tokens = sum(len(ticket.request.prompt) for ticket in before)
+        answers = sum(ticket.request.n for ticket in before) + len(self._ready)
         if self._prefilling is not None:
             request, prefix = self._prefilling.request, self._prefilling.prefix
             tokens += len(request.prompt) if prefix is None else len(prefix.pending)

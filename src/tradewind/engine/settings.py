@@ -9,7 +9,8 @@ from tradewind.errors import UserError
 class SchedulerSettings:
     """prefill_chunk: prompt tokens run between two decode steps. max_waiting: requests that wait for their prefill.
 
-    ttft_goal_ms: a request that would wait longer for its prefill to begin is refused; 0: only `max_waiting` counts.
+    ttft_goal_ms: a request whose first token would come later is refused, unless its own prefill takes half of that; 0:
+    only `max_waiting` counts.
     prefix_cache_bytes: of keys and values kept for prompts to come; 0: none.
     lookup_tokens: drafted tokens a step at most, of engines with `exact_feeds`; 0: no speculation.
     lookup_ngram: the longest n-gram looked up.
@@ -39,7 +40,7 @@ class Snapshot:
     prefilled, cached ones included. seconds_since_progress: since a token was made or a chunk of a prompt run; at first
     infinite. prefill_rate: prompt tokens a second, a moving average; None before the first. kv_usage: share of the
     slots' positions that hold a token. prefix_queries, prefix_hits: prompt tokens looked up and found. prefix_bytes:
-    kept for prompts to come. drafted, accepted: tokens of the speculation. preemptions: always 0, there are none.
+    kept for prompts to come. drafted, accepted: tokens of the speculation.
     """
 
     running: int
@@ -55,4 +56,3 @@ class Snapshot:
     prefix_bytes: int
     drafted: int
     accepted: int
-    preemptions: int = 0

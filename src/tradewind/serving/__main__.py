@@ -14,7 +14,8 @@ from typing import Any
 
 from tradewind.config import PROFILES, build, read_params, run
 from tradewind.engine import ENGINES, Engine
-from tradewind.engine.scheduler import Scheduler
+from tradewind.engine.lookup import feeds_agree
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings
 from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.app import create_app
@@ -27,6 +28,8 @@ from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
 from tradewind.serving.variants import load, load_beside
 from tradewind.tracking import home
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -44,7 +47,11 @@ def main() -> None:
     beside = list(load_beside(loaded[0], settings, profile))
     model, engine, _ = loaded
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
-    first, *others = [start(*one, settings, metrics) for one in (loaded, *beside)]
+    for _, one, tokenizer in (loaded, *beside):  # all before the first loop measures its speed
+        one.warm_up(1 + settings.lookup_tokens * one.exact_feeds, settings.lookup_max_rows)
+        tokenizer.token_bytes(0)  # a vocabulary's bytes are made with the first of them
+        print(memory_bill(one), flush=True)
+    first, *others = [start(*one, settings.scheduler, metrics) for one in (loaded, *beside)]
     app = create_app(first.scheduler, first.tokenizer, model, settings, keys, metrics, traces, others, storage)
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
@@ -53,12 +60,13 @@ def main() -> None:
             traces.close()
 
 
-def start(name: str, engine: Engine, tokenizer: Tokenizer, settings: ServeSettings, metrics: Metrics) -> Served:
-    """One variant's engine, warm, behind a scheduler."""
-    engine.warm_up(1 + settings.lookup_tokens * engine.exact_feeds, settings.lookup_max_rows)
-    tokenizer.token_bytes(0)  # a vocabulary's bytes are made with the first of them
-    print(memory_bill(engine), flush=True)
-    return Served(name, Scheduler(engine, tokenizer, settings.scheduler, metrics.finished_by(name)), tokenizer)
+def start(name: str, engine: Engine, tokenizer: Tokenizer, settings: SchedulerSettings, metrics: Metrics) -> Served:
+    """One variant's engine behind a scheduler, without drafts where they could change a token on this machine."""
+    width = min(1 + settings.lookup_tokens, engine.max_len // 2)
+    if settings.lookup_tokens and engine.exact_feeds and not feeds_agree(engine, width):
+        log.warning("%s: tokens fed together give other logits than alone on this machine: no drafts are made", name)
+        settings = replace(settings, lookup_tokens=0)
+    return Served(name, Scheduler(engine, tokenizer, settings, metrics.finished_by(name)), tokenizer)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -7,6 +7,7 @@ the connection's send timeout. Nothing here knows HTTP bodies.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tradewind.engine.requests import TERMINAL, Event, Refused, Request
 from tradewind.engine.scheduler import Scheduler, Ticket
 from tradewind.serving.meter import Meter
 
+log = logging.getLogger(__name__)
 Work = tuple[Scheduler, Request]
 """A request, and who runs it."""
 Numbered = tuple[int, Event]
@@ -44,7 +46,7 @@ class Mailbox:
     def put(
         self, loop: asyncio.AbstractEventLoop, take: Callable[[int, Event], None], place: int, event: Event
     ) -> None:
-        """Called in an engine's thread. Raises RuntimeError where the loop is closed."""
+        """Called in an engine's thread. Raises RuntimeError where a loop that is to be woken is closed."""
         self._held.append((take, place, event))
         if not self._woken:
             self._woken = True
@@ -59,7 +61,10 @@ class Mailbox:
         self._woken = False  # first, for what comes from here on may be missed below
         while self._held:
             take, place, event = self._held.popleft()
-            take(place, event)
+            try:
+                take(place, event)
+            except Exception:
+                log.exception("an event was not taken")  # those of other calls are behind it
 
 
 class Generation:

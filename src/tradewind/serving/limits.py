@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
@@ -31,8 +32,8 @@ from tradewind.serving.keys import Limits, Principal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
-STORE_TIMEOUT, STORE_PAUSE = 0.1, 5.0
-"""Seconds that one question to the store takes at most (a call has six), and that a failed store is left alone."""
+STORE_TIMEOUT, STORE_PAUSE = 0.5, 5.0
+"""Seconds that one question to the store takes at most, and that a failed store is left alone: a call waits once."""
 GREETING = 2.0
 """Seconds that the store may take to answer when the server starts."""
 MEMORY = "memory"
@@ -45,7 +46,8 @@ def open_storage(uri: str) -> Storage:
     if uri == MEMORY:
         return MemoryStorage()
     if not uri.startswith(("redis://", "rediss://")):
-        raise UserError(f"limits_storage {uri!r}: choose {MEMORY} or an address redis://HOST:PORT")
+        scheme = uri.partition("://")[0] if "://" in uri else uri  # the rest may hold a password
+        raise UserError(f"limits_storage {scheme!r}: choose {MEMORY} or an address redis://HOST:PORT")
     if importlib.util.find_spec("redis") is None:
         raise UserError("limits_storage: Redis needs its client: pip install redis")
     _greet(uri)
@@ -58,14 +60,16 @@ def open_storage(uri: str) -> Storage:
 
 
 def _greet(uri: str) -> None:
-    """Raises UserError where no Redis answers at the address; a password in it is not repeated."""
+    """Raises UserError where no Redis counts at the address; a password in it is not repeated."""
     import redis
 
     try:
         with redis.Redis.from_url(uri, socket_timeout=GREETING, socket_connect_timeout=GREETING) as client:
-            client.ping()
+            client.set("tradewind:greeting", 1, ex=1)  # a read-only or full one refuses this
+            client.eval("return 1", 0)
     except (redis.RedisError, ValueError) as error:
-        shown = f"{uri.partition('://')[0]}://{uri.partition('://')[2].rpartition('@')[2]}"
+        parts = urlsplit(uri)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise UserError(f"limits_storage {shown}: {' '.join(str(error).split())}") from None
 
 
@@ -117,6 +121,8 @@ class Limiter:
 
     def __init__(self, storage: Storage) -> None:
         self._strategy = FixedWindowRateLimiter(storage)
+        # The clock runs while this process is busy, too: what it holds itself must not fail for that.
+        self._timeout = None if isinstance(storage, MemoryStorage) else STORE_TIMEOUT
         self._closed_until = 0.0
         self._failed = False
 
@@ -147,7 +153,7 @@ class Limiter:
         if time.monotonic() < self._closed_until:
             return otherwise
         try:
-            async with asyncio.timeout(STORE_TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 answer = await question()
         except Exception as error:  # whatever the store's client raises: limits must not take the service down
             self._closed_until = time.monotonic() + STORE_PAUSE
