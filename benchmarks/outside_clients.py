@@ -5,7 +5,7 @@
 1. A server is started on the variant.
 2. `openai` and `llm` do what their users do; every outcome is checked.
 3. AIPerf and this project's own load test (loadtests/steady.py) take turns at the same load: as many streamed chats at
-   once, prompts of about and answers of exactly as many tokens (see `agreement`).
+   once, prompts of about and answers of exactly as many tokens (see `benchmarks.aiperf`).
 4. AIPerf drives `/v1/completions`.
 
 All goes to reports/benchmarks/outside_clients.json; exit code 1 says that a check failed. A client that is not here is
@@ -28,7 +28,7 @@ from typing import Any, Literal
 import openai
 from pydantic import BaseModel
 
-from benchmarks.agreement import Load, Seen, Target, compare, profile, ratio_lines, summarize
+from benchmarks.aiperf import Load, Seen, Target, compare, profile, ratio_lines, summarize
 from benchmarks.programs import command, outside, version_of
 from tradewind import host
 from tradewind.config import run

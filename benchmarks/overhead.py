@@ -26,9 +26,10 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.client import post
-from benchmarks.llama_cpp import Server, ours, started
 from benchmarks.llama_cpp import Work as Prompting
+from benchmarks.llama_cpp import ours
 from benchmarks.llama_cpp import prompts as windows
+from benchmarks.servers import Server, started
 from tradewind import host
 from tradewind.config import run
 from tradewind.engine import Engine, load_engine

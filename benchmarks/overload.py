@@ -15,19 +15,16 @@ own goal at p95, always ready. Not covered: many keys, long prompts, clients tha
 
 import argparse
 import asyncio
-import os
 import random
 import re
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
 import httpx
@@ -35,14 +32,14 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.client import Reply, get, post
-from benchmarks.llama_cpp import free_port
+from benchmarks.servers import Server, free_port, started
 from tradewind import host
 from tradewind.config import run
 from tradewind.errors import UserError
 from tradewind.files import read_jsonl, write_json
 from tradewind.tracking import Measurement, git_commit, record_run
 
-READY_S, CALM_S, PROBE_S = 120.0, 60.0, 0.5
+CALM_S, PROBE_S = 60.0, 0.5
 GOAL_429_MS = 50.0
 COMPLETIONS = "/v1/completions"
 REFUSED_IN_LOG = re.compile(rf"POST {COMPLETIONS} 429 ([0-9.]+) ms")
@@ -103,36 +100,11 @@ def passages(corpus: Path, work: Work) -> Iterator[str]:
 
 @contextmanager
 def served(model: str, options: Sequence[str]) -> Iterator[Place]:
-    """A server's process; its log goes to a file, for a pipe that nobody reads would stop it."""
+    """A server's process, and the log that it writes."""
     port = free_port()
     command = (sys.executable, "-m", "tradewind.serving", "--port", str(port), *options)
-    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w") as log:
-        process = Popen(command, stdout=DEVNULL, stderr=log, env=os.environ)
-        try:
-            _await_ready(port, process, Path(folder) / "log")
-            yield Place(port, model, Path(folder) / "log")
-        finally:
-            process.terminate()
-            try:
-                process.wait(45)
-            except TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _await_ready(port: int, process: Popen[bytes], log: Path) -> None:
-    latest = time.monotonic() + READY_S
-    while time.monotonic() < latest:
-        if process.poll() is not None:
-            said = log.read_text().strip().splitlines()
-            raise UserError(f"the server did not start: {said[-1] if said else f'exit {process.returncode}'}")
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise UserError(f"the server was not ready within {READY_S:.0f} s")
+    with started(Server("the server", model, command, port, "/ready")) as log:
+        yield Place(port, model, log)
 
 
 async def ask(place: Place, text: str, work: Work) -> Reply:
@@ -234,6 +206,7 @@ def summarize(
         "retry_after_s": quantiles(waits),
         "retry_after_missing": len(refused) - len(waits),
         "ttft_ms": quantiles(firsts),
+        "refused_goal_ms": GOAL_429_MS,
         "ttft_goal_ms": work.ttft_goal_ms,
         "ttft_within_goal": statistics.fmean(one <= work.ttft_goal_ms for one in firsts) if firsts else None,
         "ready": sum(one.status == 200 for one in probes),

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from benchmarks import llama_cpp
-from benchmarks.llama_cpp import RATIOS, Server, Work, compare, faster, find_peer, free_port, lines, summarize
+from benchmarks.llama_cpp import RATIOS, Work, compare, faster, find_peer, lines, summarize
+from benchmarks.servers import Server, free_port, started
 from tradewind.errors import UserError
 
 WORK = Work(repeats=2, requests=1, prompt_tokens=16, answer_tokens=8, threads=1)
@@ -65,6 +66,6 @@ def test_a_server_that_does_not_start_says_why(tmp_path):
     command = (sys.executable, "-c", "import sys; sys.exit('no weights here')")
     with (
         pytest.raises(UserError, match="ort did not start: no weights here"),
-        llama_cpp.started(Server("ort", "mock", command, free_port(), "/ready")),
+        started(Server("ort", "mock", command, free_port(), "/ready")),
     ):
         pass

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import agreement, outside_clients, programs
-from benchmarks.agreement import Load, Seen, Target, profile, seen_by_aiperf, seen_by_locust, steady, summarize
+from benchmarks import aiperf, outside_clients, programs
+from benchmarks.aiperf import Load, Seen, Target, profile, seen_by_aiperf, seen_by_locust, steady, summarize
 from benchmarks.outside_clients import attempt, find, load_checks, openai_checks
 from tests.serving.conftest import serving
 from tradewind.engine.mock import MockEngine
@@ -112,7 +112,7 @@ def test_ratios_are_of_pairs():
     twice = Seen(**{**SEEN.__dict__, "ttft_ms": 20})
     result = summarize([(twice, SEEN), (SEEN, SEEN), (twice, SEEN)])
     assert result["ratios"] == {"ttft_ms": 2, "itl_ms": 1, "requests_per_s": 1, "prompt_tokens": 1}
-    assert "8 at once: ttft_ms 2.00, itl_ms 1.00" in agreement.ratio_lines({"8": result})[0]
+    assert "8 at once: ttft_ms 2.00, itl_ms 1.00" in aiperf.ratio_lines({"8": result})[0]
 
 
 @pytest.mark.slow

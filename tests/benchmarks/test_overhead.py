@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks.llama_cpp import Server, free_port, started
 from benchmarks.overhead import Work, bare, compare, lines, over_http, summarize
+from benchmarks.servers import Server, free_port, started
 from tradewind.engine.mock import MockEngine
 from tradewind.errors import UserError
 

@@ -75,7 +75,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for field in fields(ServeSettings):
         several: dict[str, Any] = {"nargs": "+", "type": str} if isinstance(field.default, tuple) else {}
         kind = {"type": type(field.default), **several}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", help=f"{field.default}", **kind)
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", help=f"{field.default}, unless params.yaml says otherwise", **kind
+        )
     parser.add_argument("--profile", help="whose variants and champion: that of params.yaml")
     return parser.parse_args(argv)
 
