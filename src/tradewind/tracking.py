@@ -90,10 +90,21 @@ def record_run(
 
 
 def git_commit() -> str | None:
-    """The commit that the working tree stands on, with `-dirty` where tracked files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
+    """The commit that the working tree stands on, with `-dirty` where tracked files differ from it; what runs write
+    (reports/, dvc.lock) does not count."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    top = _git("rev-parse", "--show-toplevel")
+    if not commit or not top:
+        return None
+    written = (":(top,exclude)reports", ":(top,exclude)dvc.lock")
+    changed = _git("-C", top, "status", "--porcelain", "--untracked-files=no", "--", ".", *written)
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing where it fails."""
+    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
 
 
 def home() -> Path:

@@ -1,11 +1,12 @@
 import sqlite3
+import subprocess
 
 import pytest
 
 from tradewind import tracking
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
-from tradewind.tracking import Measurement, record_run
+from tradewind.tracking import Measurement, git_commit, record_run
 
 
 @pytest.fixture
@@ -72,3 +73,27 @@ def test_asking_for_a_champion_makes_no_store(tmp_path, monkeypatch, capfd):
         tracking.champion("nano")
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_runs_write_does_not_make_a_commit_dirty(tmp_path, monkeypatch):
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
+
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() is None
+    for name in ("reports/a.json", "dvc.lock", "src/code.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    clean = git_commit()
+    assert clean is not None and len(clean) == 12
+    for name in ("reports/a.json", "dvc.lock"):
+        (tmp_path / name).write_text("2")
+    (tmp_path / "src" / "untracked").write_text("2")
+    assert git_commit() == clean
+    monkeypatch.chdir(tmp_path / "src")
+    assert git_commit() == clean
+    (tmp_path / "src/code.py").write_text("2")
+    assert git_commit() == f"{clean}-dirty"
