@@ -84,7 +84,19 @@ def key(tmp_path: Path) -> str:
 
 @pytest.fixture
 def served(tmp_path: Path, key: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [*COMMAND, "--engine", "mock", "--port", "0", "--max-len", "4096", "--send-timeout-s", "2.5"]
+    command = [
+        *COMMAND,
+        "--engine",
+        "mock",
+        "--port",
+        "0",
+        "--max-len",
+        "4096",
+        "--send-timeout-s",
+        "2.5",
+        "--lookup-tokens",
+        "6",
+    ]
     variables = environment(TRADEWIND_KEYS_FILE="keys.json")
     process = subprocess.Popen(command, cwd=tmp_path, env=variables, text=True, stdout=subprocess.PIPE)
     assert process.stdout is not None

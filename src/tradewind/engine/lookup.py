@@ -78,11 +78,11 @@ class Lookup:
 
 
 def feeds_agree(engine: Engine, width: int) -> bool:
-    """Whether `width` tokens fed at once give the logits that each gives alone, to the last bit, on this machine. Needs
-    slot 0 free, and a context of twice `width` tokens."""
+    """Whether `width` tokens fed at once (or as many as it takes) give the logits that each gives alone, to the last bit,
+    on this machine. Needs slot 0 free, and a context of twice `width` tokens."""
     tokens = [7 * place % engine.vocab_size for place in range(2 * width)]
-    start, fed = tokens[:width], tokens[width:]
-    engine.insert(engine.prefill(start), 0)
+    engine.insert(engine.prefill(tokens[:width]), 0)
+    fed = tokens[width:][: engine.max_feed(0)]
     alone = [engine.step({0: [token]})[0][-1].copy() for token in fed]
     engine.rewind(0, width)
     together = engine.step({0: fed})[0]
