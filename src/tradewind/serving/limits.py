@@ -121,8 +121,6 @@ class Limiter:
 
     def __init__(self, storage: Storage) -> None:
         self._strategy = FixedWindowRateLimiter(storage)
-        # The clock runs while this process is busy, too: what it holds itself must not fail for that.
-        self._timeout = None if isinstance(storage, MemoryStorage) else STORE_TIMEOUT
         self._closed_until = 0.0
         self._failed = False
 
@@ -153,7 +151,7 @@ class Limiter:
         if time.monotonic() < self._closed_until:
             return otherwise
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(STORE_TIMEOUT):
                 answer = await question()
         except Exception as error:  # whatever the store's client raises: limits must not take the service down
             self._closed_until = time.monotonic() + STORE_PAUSE
