@@ -11,7 +11,7 @@ from benchmarks.overload import Work, arrivals, capacity, lines, served, summari
 from tradewind.errors import UserError
 
 WORK = Work(factors=(20.0,), seconds=1.0, answer_tokens=8, slots=2, ttft_goal_ms=1000, characters=40)
-MOCK = ("--engine", "mock", "--slots", "2", "--max-len", "512", "--max-waiting", "1")
+MOCK = ("--engine", "mock", "--slots", "2", "--max-len", "512", "--max-waiting", "2")
 
 
 def test_every_request_is_answered_or_refused(tmp_path, monkeypatch):

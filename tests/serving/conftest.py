@@ -73,7 +73,7 @@ def serving(
     """beside: more engines by model name, over the same tokenizer."""
     tokenizer = tokenizer or ByteTokenizer()
     metrics = Metrics(model, engine.max_len)
-    scheduler = Scheduler(engine, tokenizer, settings.scheduler, observer=metrics.finished)
+    scheduler = Scheduler(engine, tokenizer, settings.scheduler, observer=metrics.finished_by(model))
     others = [
         Variant(name, Scheduler(one, tokenizer, settings.scheduler, metrics.finished_by(name)), tokenizer)
         for name, one in (beside or {}).items()

@@ -97,9 +97,9 @@ def test_names_types_and_the_model(served: Served) -> None:
 
 def test_a_finished_request_is_in_every_distribution() -> None:
     metrics = Metrics("mock", 2048)
-    metrics.finished(ended())
-    metrics.finished(ended(finish_reason="cancelled", ttft_s=None, completion_tokens=0, inter_token_s=[]))
-    metrics.finished(ended(finish_reason="deadline"))
+    metrics.finished_by("mock")(ended())
+    metrics.finished_by("mock")(ended(finish_reason="cancelled", ttft_s=None, completion_tokens=0, inter_token_s=[]))
+    metrics.finished_by("mock")(ended(finish_reason="deadline"))
     text = text_of(metrics)
     for name, count, total in (
         ("request_prompt_tokens", 3, 36),
@@ -189,6 +189,6 @@ def test_a_call_in_genai_terms(served: Served) -> None:
 
 def test_apps_share_nothing() -> None:
     first, second = Metrics("mock", 64), Metrics("mock", 64)
-    first.finished(ended())
+    first.finished_by("mock")(ended())
     assert value(text_of(first), "vllm:request_prompt_tokens_count") == 1
     assert value(text_of(second), "vllm:request_prompt_tokens_count") == 0

@@ -63,7 +63,7 @@ def main() -> None:
 def start(name: str, engine: Engine, tokenizer: Tokenizer, settings: SchedulerSettings, metrics: Metrics) -> Served:
     """One variant's engine behind a scheduler, without drafts where they could change a token on this machine."""
     width = min(1 + settings.lookup_tokens, engine.max_len // 2)
-    if settings.lookup_tokens and engine.exact_feeds and not feeds_agree(engine, width):
+    if settings.lookup_tokens and engine.exact_feeds and width and not feeds_agree(engine, width):
         log.warning("%s: tokens fed together give other logits than alone on this machine: no drafts are made", name)
         settings = replace(settings, lookup_tokens=0)
     return Served(name, Scheduler(engine, tokenizer, settings, metrics.finished_by(name)), tokenizer)

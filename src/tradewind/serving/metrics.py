@@ -81,10 +81,9 @@ class Metrics:
         self._genai = _genai_histograms(self.registry)
         self._open(model)
 
-    def watch(self, snapshot: Callable[[], Snapshot], model: str | None = None) -> None:
-        """model: the main one where none is named."""
-        self._open(model or self.model)
-        self._loops.snapshots[model or self.model] = snapshot
+    def watch(self, snapshot: Callable[[], Snapshot], model: str) -> None:
+        self._open(model)
+        self._loops.snapshots[model] = snapshot
 
     def _open(self, model: str) -> None:
         """Series that begin at 0, not with their first observation."""
@@ -94,13 +93,12 @@ class Metrics:
 
     def finished_by(self, model: str) -> Observer:
         """The observer of this model's scheduler."""
-        return partial(self.finished, model=model)
+        return partial(self._finished, model)
 
-    def finished(self, timings: RequestTimings, model: str | None = None) -> None:
+    def _finished(self, name: str, timings: RequestTimings) -> None:
         """Called in a scheduler's thread. The server's own probes are no requests of anybody."""
         if timings.tenant == PROBE:
             return
-        name = model or self.model
         self._success.labels(name, FINISHED_REASON[timings.finish_reason]).inc()
         self._prompt.labels(name).observe(timings.prompt_tokens)
         self._generation.labels(name).observe(timings.completion_tokens)

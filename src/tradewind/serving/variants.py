@@ -25,13 +25,19 @@ def resolve(model: str, variants: str | Path, profile: str = "cpu") -> str:
     return model
 
 
+def named(settings: ServeSettings, profile: str) -> str:
+    """The name that is served. The mock engine is served as `mock` where no name is given."""
+    if settings.engine == MOCK:
+        return MOCK if settings.model == CHAMPION else settings.model
+    return resolve(settings.model, settings.variants, profile)
+
+
 def load(settings: ServeSettings, profile: str = "cpu") -> tuple[str, Engine, Tokenizer]:
-    """The served name, the engine and the tokenizer. The mock engine is served as `mock` where no name is given."""
+    """The served name, the engine and the tokenizer."""
+    name = named(settings, profile)
     size = {"slots": settings.slots, "max_len": settings.max_len, "threads": settings.threads}
     if settings.engine == MOCK:
-        name = MOCK if settings.model == CHAMPION else settings.model
         return name, load_engine(None, MOCK, **size), ByteTokenizer()
-    name = resolve(settings.model, settings.variants, profile)
     folder = Path(settings.variants) / name
     from tradewind.model.tokenizer import Tokenizer as ModelTokenizer
 
@@ -41,9 +47,9 @@ def load(settings: ServeSettings, profile: str = "cpu") -> tuple[str, Engine, To
 def load_beside(main: str, settings: ServeSettings, profile: str = "cpu") -> Iterator[tuple[str, Engine, Tokenizer]]:
     """The variants of `fanout`, in order. Raises UserError where one is named twice or is the main one."""
     names = [main]
-    for name in settings.fanout:
-        held = load(replace(settings, model=name), profile)
-        if held[0] in names:
-            raise UserError(f"fanout: {held[0]!r} is served already")
-        names.append(held[0])
-        yield held
+    for model in settings.fanout:
+        one = replace(settings, model=model)
+        if (name := named(one, profile)) in names:
+            raise UserError(f"fanout: {name!r} is served already")
+        names.append(name)
+        yield load(one, profile)
