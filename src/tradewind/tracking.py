@@ -6,6 +6,7 @@ MLflow store lacks, keyed by the tag `tradewind.run_id`. So a fresh clone, or a 
 runs too. Only this module uses MLflow.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -16,6 +17,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import psutil
 
 from tradewind import host
 from tradewind.errors import UserError
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUNS = Path("reports/runs")
+_recorded: datetime | None = None  # when this process ended its last run
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,18 @@ def record_run(
     params: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
 ) -> Iterator[Run]:
-    """A run whose record is written to `path` when the block ends without error."""
-    started = datetime.now(UTC)
+    """A run whose record is written to `path` when the block ends without error.
+
+    It starts where this process, or the run before it here, left off: what is measured before a record is opened counts.
+    """
+    global _recorded
+    started = _recorded or datetime.fromtimestamp(psutil.Process().create_time(), UTC)
     name = "-".join(part for part in (stage, variant) if part)
     run_id = f"{name}-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     run = Run(run_id, stage, question, variant, dict(params or {}), dict(tags or {}))
     yield run
-    seconds = (datetime.now(UTC) - started).total_seconds()
+    _recorded = datetime.now(UTC)
+    seconds = (_recorded - started).total_seconds()
     record = asdict(run) | {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
@@ -242,6 +252,20 @@ def champion(profile: str = "cpu") -> str:
     return str(version.tags["variant"])
 
 
+def side_by_side(address: str) -> str | None:
+    """Where the MLflow page at `address` compares the last report's variants; None before the first report."""
+    store = client()
+    runs: dict[str, tuple[str, str]] = {}  # variant -> run, experiment
+    for experiment in store.search_experiments():
+        for run in store.search_runs([experiment.experiment_id], "tags.stage = 'report'", order_by=["start_time DESC"]):
+            runs.setdefault(run.data.tags["variant"], (run.info.run_id, experiment.experiment_id))
+    if not runs:
+        return None
+    ids, experiments = [run for run, _ in runs.values()], sorted({experiment for _, experiment in runs.values()})
+    query = urlencode({"runs": json.dumps(ids), "experiments": json.dumps(experiments)})
+    return f"{address}/#/compare-runs?{query}"
+
+
 def main() -> None:
     """Import every run on disk, then serve the MLflow page on loopback."""
     import argparse
@@ -254,6 +278,8 @@ def main() -> None:
     folders = [RUNS, *sorted(home().glob("runs/*/reports/runs"))]
     print(f"imported {sum(import_runs(folder) for folder in folders)} runs into {tracking_uri()}")
     if not options.import_only:
+        if link := side_by_side(f"http://127.0.0.1:{options.port}"):
+            print(f"the variants side by side: {link}", flush=True)
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(options.port),
                    "--backend-store-uri", tracking_uri()]  # fmt: skip
         os.execv(sys.executable, command)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compression.tiny import CONFIG, tiny_flat, tiny_tokenizer, tiny_variant
+from tests.compression.tiny import CONFIG, tiny_flat, tiny_scales, tiny_tokenizer, tiny_variant
 from tradewind.compression.export import tensors_digest
 from tradewind.compression.variant import load_variant, split_name
 from tradewind.errors import UserError
@@ -51,6 +51,7 @@ def test_digests_tell_weights_apart(tmp_path):
     digests = {tiny_variant(tmp_path / p, p).weights_digest for p in ("fp32", "int8", "int4")}
     digests.add(tiny_variant(tmp_path / "other", "int8", seed=1).weights_digest)
     assert len(digests) == 4
+    assert tensors_digest(tiny_flat(), tiny_scales()) != tensors_digest(tiny_flat(), tiny_scales(seed=1))
     assert tensors_digest(tiny_flat()) == tensors_digest(dict(reversed(tiny_flat().items())))
 
 

@@ -1,5 +1,9 @@
+import json
 import sqlite3
 import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -36,6 +40,27 @@ def test_records_are_imported_once_with_values_intervals_and_tags(store):
     assert found.data.tags["tradewind.run_id"] == run.run_id
     assert found.data.tags["engine"] == "ort"
     assert found.data.tags["device"] == read_json("reports/runs/teacher-int8.json")["device"]
+
+
+def test_a_run_starts_where_the_one_before_it_ended(store):
+    first, second = (_record(name) and read_json(f"reports/runs/{name}.json") for name in ("a", "b"))
+    begun = datetime.fromisoformat(first["started"]) + timedelta(seconds=first["seconds"])
+    assert abs(datetime.fromisoformat(second["started"]) - begun) <= timedelta(seconds=1)
+    assert datetime.fromisoformat(first["started"]) < datetime.now(UTC)
+
+
+def test_the_link_compares_the_last_report_of_each_variant(store):
+    assert tracking.side_by_side("http://h") is None
+    _record("teacher-int8")  # of another stage
+    for name in ("base-fp32", "teacher-int8", "base-fp32"):
+        with record_run(stage="report", question="compression", variant=name, path=f"reports/runs/{name}.json"):
+            pass
+        tracking.import_runs()
+        time.sleep(1)  # MLflow orders runs by their seconds here
+    link = urlsplit(tracking.side_by_side("http://h"))
+    runs = json.loads(parse_qs(link.fragment.partition("?")[2])["runs"][0])
+    assert [store.get_run(run).data.tags["variant"] for run in runs] == ["base-fp32", "teacher-int8"]
+    assert store.get_run(runs[0]).data.tags["tradewind.run_id"] == read_json("reports/runs/base-fp32.json")["run_id"]
 
 
 def test_a_failed_run_leaves_no_record(store, tmp_path):

@@ -250,21 +250,36 @@ def test_an_engine_fault_is_a_500_and_the_next_request_runs(stream: bool) -> Non
         until(served.all_free)
 
 
-def test_a_fault_in_mid_stream_is_an_event_without_done() -> None:
-    engine = Broken()
-    with serving(engine, ServeSettings()) as served, served.http() as http:
-        body = GOOD | {"stream": True, "max_tokens": 400, "ignore_eos": True}
-        engine.gate.clear()
-        engine.gate.set()
+class Fading(MockEngine):
+    """Its steps wait for `go`; after `GOOD_STEPS` of them they fail."""
+
+    GOOD_STEPS = 30
+
+    def __init__(self) -> None:
+        super().__init__(slots=2, max_len=512)
+        self.go, self.steps = threading.Event(), 0
+
+    def step(self, feed):  # type: ignore[no-untyped-def, override]
+        self.go.wait(WAIT)
+        self.steps += 1
+        if self.steps > self.GOOD_STEPS:
+            raise RuntimeError("no memory")
+        return super().step(feed)
+
+
+def test_a_fault_in_mid_stream_is_an_event_after_all_tokens_and_without_done() -> None:
+    engine = Fading()
+    with serving(engine, ServeSettings(lookup_tokens=0)) as served, served.http() as http:
+        body = GOOD | {"stream": True, "max_tokens": 400, "ignore_eos": True, "logprobs": True}
         with http.stream("POST", CHAT, json=body) as reply:
             assert reply.status_code == 200
-            lines = reply.iter_lines()
-            assert "choices" in next(lines)
-            engine.fail_step = True
-            rest = [line for line in lines if line]
-        assert "[DONE]" not in rest[-1] or engine.fail_step is False
-        if "[DONE]" not in rest[-1]:
-            assert json.loads(rest[-1].removeprefix("data: "))["error"]["type"] == "server_error"
+            lines = (json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line)
+            events = [next(lines)]
+            engine.go.set()
+            events += lines
+        assert events.pop()["error"]["type"] == "server_error"
+        scored = [one["logprobs"]["content"] for event in events for one in event["choices"] if one["logprobs"]]
+        assert sum(map(len, scored)) == 1 + engine.GOOD_STEPS
         until(served.all_free)
 
 

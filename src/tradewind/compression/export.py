@@ -13,7 +13,7 @@ import numpy as np
 
 from tradewind.compression.export_gguf import export_gguf
 from tradewind.compression.export_onnx import GRAPH_FILE, SERVED_ACCURACY, export_onnx
-from tradewind.compression.kv_cache import Scales
+from tradewind.compression.kv_cache import NAME, Scales
 from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
 from tradewind.compression.variant import LICENCE, Manifest, file_digests, save_manifest, split_name
 from tradewind.files import atomic_path
@@ -52,7 +52,7 @@ def write_variant(
             parent=None if precision == "fp32" else f"{model}-fp32",
             parameters=config.num_parameters,
             bytes=sum((made / name).stat().st_size for name in files["ort"] if name != GRAPH_FILE),
-            weights_digest=tensors_digest(tensors),
+            weights_digest=tensors_digest(tensors, kv_scales),
             tokenizer_digest=tokenizer.digest,
             template_digest=tokenizer.template_digest,
             rules=dict(rules or {}),
@@ -66,9 +66,10 @@ def write_variant(
     return manifest
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits that name weights as they are: codes and scales where quantized, floats elsewhere."""
-    arrays: dict[str, np.ndarray] = {}
+def tensors_digest(tensors: Mapping[str, Tensor], kv_scales: Scales | None = None) -> str:
+    """16 hexadecimal digits that name weights as they are: codes and scales where quantized, floats elsewhere, and the
+    scales of the cache, which answers depend on too."""
+    arrays: dict[str, np.ndarray] = {} if kv_scales is None else {NAME: kv_scales}
     for name, tensor in tensors.items():
         if isinstance(tensor, Blocks):
             arrays |= {name + CODES: tensor.codes, name + SCALES: tensor.scales}

@@ -12,17 +12,23 @@ request, minus free slots, at least 0; hold: seconds an answer keeps its slot (L
 ones. The request's own prefill is not in it, as a refusal cannot shorten that; the goal for the first token leaves so much
 less time to wait, but half of it at least, or a long prompt would never be taken on a busy server.
 
-It knows no queue and no clock.
+It knows no queue.
 """
 
+import logging
 import math
+import time
 from dataclasses import dataclass
 
 from tradewind.engine.contract import Engine
-from tradewind.engine.requests import BadRequest, ContextTooLong, Request
+from tradewind.engine.requests import BadRequest, ContextTooLong, QueueFull, Request
+
+log = logging.getLogger(__name__)
 
 KEPT = 0.9
 """Share of a moving average that an observation leaves as it was."""
+LEAST_RETRY = 0.1
+"""Seconds."""
 
 
 def check(request: Request, engine: Engine) -> None:
@@ -83,6 +89,30 @@ class Load:
 
     def held(self, seconds: float) -> None:
         self.hold = _average(self.hold, seconds)
+
+    def measure(self, engine: Engine) -> None:
+        """One chunk, the second one, so that the first refusals rest on a measurement and not on a compilation."""
+        tokens = min(self.chunk, engine.max_len)
+        try:
+            engine.prefill([0] * tokens)
+            start = time.monotonic()
+            engine.prefill([0] * tokens)
+            self.prefilled(tokens, time.monotonic() - start)
+        except Exception:
+            log.exception("the speed of prefill could not be measured")
+
+    def admit(self, ahead: Ahead, tokens: int, goal: float, waiting: int, full: bool) -> None:
+        """Raises QueueFull for a request of so many prompt tokens that would wait too long, or where as many are `waiting`
+        before it as may."""
+        wait, longest = self.wait(ahead), self.longest(goal, tokens)
+        later = max(LEAST_RETRY, wait - longest)
+        if full:
+            raise QueueFull(f"{waiting} requests are waiting already", later)
+        if wait > longest:
+            message = (
+                f"the prompt would wait {wait:.1f} s to be run, more than the {longest:.1f} s that its goal leaves"
+            )
+            raise QueueFull(message, later)
 
     def longest(self, goal: float, tokens: int) -> float:
         """Seconds that a request with so many prompt tokens may wait, given the goal for its first token; 0: any time."""

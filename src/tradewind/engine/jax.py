@@ -30,6 +30,7 @@ from tradewind.compression.variant import Manifest, load_variant
 from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
 from tradewind.errors import UserError
 from tradewind.model.decoder import Cache, Decoder, init_cache
+from tradewind.model.packed import PackedDecoder
 from tradewind.model.weights import Flat, read_safetensors, to_model
 
 CHUNKS = (32, 128, 256)
@@ -59,7 +60,7 @@ class JaxEngine(Engine):
     def __init__(self, model: Decoder, digest: str, slots: int, max_len: int, dtype: DTypeLike = jnp.float32) -> None:
         self.config, self.weights_digest = model.config, digest
         self.slots, self.max_len, self.vocab_size = slots, max_len, model.config.vocab_size
-        self._graph, state = nnx.split(model)
+        self._graph, state = nnx.split(PackedDecoder(model))
         self._weights, self._tree = jax.tree.flatten(state)  # a flat list: unpacking a State costs time at every call
         self._cache = init_cache(self.config, slots, max_len, dtype)
         self.kv_bytes = sum(part.nbytes for layer in self._cache for part in layer)

@@ -39,7 +39,6 @@ from tradewind.engine.requests import (
     Delta,
     Event,
     Failed,
-    QueueFull,
     Request,
     Sink,
 )
@@ -59,8 +58,6 @@ IDLE_CHUNKS = 2
 SCORED_CHUNK = 32
 """Prompt tokens whose logits are kept at once: of a vocabulary of 49,152 they take 6 MB, and their log-probabilities
 some 20 ms."""
-LEAST_RETRY = 0.1
-"""Seconds."""
 MOST_TIMES = 4
 """`max_waiting` counts those ahead of a request; so many times as many wait over all tenants and priorities at most."""
 RETRY = 0.5
@@ -165,19 +162,11 @@ class Scheduler:
             raise Closed("the server is shutting down")
         if not self._live or not requests:
             return
-        tokens, most = sum(len(request.prompt) for request in requests), self.settings.max_waiting
+        tokens = sum(len(request.prompt) for request in requests)
         before = self._queue.ahead(requests[0].tenant, requests[0].priority, tokens)
-        ahead = self._ahead(before)
-        wait, longest = self._load.wait(ahead), self._load.longest(self.settings.ttft_goal_ms / 1000, tokens)
-        later = max(LEAST_RETRY, wait - longest)
-        count = len(before) + (self._prefilling is not None)
-        if count + len(requests) > most or self._unstarted + len(requests) > MOST_TIMES * most:
-            raise QueueFull(f"{count} requests are waiting already", later)
-        if wait > longest:
-            message = (
-                f"the prompt would wait {wait:.1f} s to be run, more than the {longest:.1f} s that its goal leaves"
-            )
-            raise QueueFull(message, later)
+        count, most = len(before) + (self._prefilling is not None), self.settings.max_waiting
+        full = count + len(requests) > most or self._unstarted + len(requests) > MOST_TIMES * most
+        self._load.admit(self._ahead(before), tokens, self.settings.ttft_goal_ms / 1000, count, full)
 
     def _ahead(self, before: Sequence[Ticket]) -> Ahead:
         tokens = sum(len(ticket.request.prompt) for ticket in before)
@@ -191,7 +180,8 @@ class Scheduler:
     # The engine's thread.
 
     def _run(self) -> None:
-        self._measure_prefill()
+        if self.settings.ttft_goal_ms:
+            self._load.measure(self.engine)
         while self._wait_for_work():
             for part in (self._sweep, self._prefill, self._fill_slots, self._decode):
                 try:
@@ -200,19 +190,6 @@ class Scheduler:
                     # Each part answers for its own requests; what still comes here must not end the loop.
                     log.exception("the scheduler's %s raised", part.__name__)
         self._end_all()
-
-    def _measure_prefill(self) -> None:
-        """One chunk, the second one, so that the first refusals rest on a measurement and not on a compilation."""
-        if not self.settings.ttft_goal_ms:
-            return
-        tokens = min(self.settings.prefill_chunk, self.engine.max_len)
-        try:
-            self.engine.prefill([0] * tokens)
-            start = time.monotonic()
-            self.engine.prefill([0] * tokens)
-            self._load.prefilled(tokens, time.monotonic() - start)
-        except Exception:
-            log.exception("the speed of prefill could not be measured")
 
     def _wait_for_work(self) -> bool:
         with self._changed:

@@ -134,10 +134,12 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries [B,T,H,F], rotated keys [B,T,K,F] and values [B,T,K,F] of x [B,T,D]."""
         b, t, _ = x.shape
-        q = self.q(x).reshape(b, t, self.heads, self.dim)
-        k = self.k(x).reshape(b, t, self.kv_heads, self.dim)
-        v = self.v(x).reshape(b, t, self.kv_heads, self.dim)
+        q, k, v = (part.reshape(b, t, -1, self.dim) for part in self.projections(x))
         return rotate(q, rotation), rotate(k, rotation), v
+
+    def projections(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """[B,T,H*F], [B,T,K*F] and [B,T,K*F] of x [B,T,D]."""
+        return self.q(x), self.k(x), self.v(x)
 
     def output(self, mixed: jax.Array) -> jax.Array:
         """[B,T,H,F] -> [B,T,D]."""

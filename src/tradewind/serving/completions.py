@@ -194,7 +194,10 @@ class Reply:
         choices = [Choice() for _ in range(self.per_prompt * len(self.generation.requests))]
         try:
             async for batch in self.generation.batches():
-                for index, delta in self._deltas(batch):
+                deltas, failure = self._deltas(batch)
+                if failure is not None:
+                    raise failure
+                for index, delta in deltas:
                     choices[index].add(delta)
         finally:
             self.generation.close()
@@ -205,19 +208,21 @@ class Reply:
         return self.call.frame(self.form.whole, made, usage(self.done.values()))
 
     async def chunks(self) -> AsyncIterator[str]:
-        """Server-sent events, those that are ready together in one string. The first of them may raise ApiError."""
+        """Server-sent events, those that are ready together in one string. The first of them may raise ApiError; a later
+        failure is an event after all that came before it.
+        """
         first = True
         async for batch in self.generation.batches():
-            try:
-                texts = [self._event(self.form.delta(i, delta, self.with_logprobs)) for i, delta in self._deltas(batch)]
-            except ApiError as error:
-                if first:
-                    raise
-                yield sse(error.body)
-                return
+            deltas, failure = self._deltas(batch)
+            if failure is not None and (first or not isinstance(failure, ApiError)):
+                raise failure
+            texts = [self._event(self.form.delta(index, delta, self.with_logprobs)) for index, delta in deltas]
             if first:
                 texts = [*self._openings(), *texts]
                 first = False
+            if failure is not None:
+                yield "".join([*texts, sse(failure.body)])
+                return
             if texts:
                 yield "".join(texts)
         if self.wire.include_usage:
@@ -236,9 +241,9 @@ class Reply:
             del frame["usage"]
         return sse(frame)
 
-    def _deltas(self, batch: list[Numbered]) -> list[tuple[int, Delta]]:
-        """Deltas with the index of their answer in this call; the ends are noted. Raises ApiError, ClientGoneError."""
-        deltas = []
+    def _deltas(self, batch: list[Numbered]) -> tuple[list[tuple[int, Delta]], "ApiError | ClientGoneError | None"]:
+        """Deltas with the index of their answer in this call, as far as the first failure, and that; ends are noted."""
+        deltas: list[tuple[int, Delta]] = []
         for place, event in batch:
             if isinstance(event, Delta):
                 deltas += self._echo(place)
@@ -248,8 +253,8 @@ class Reply:
             elif isinstance(event, Done):
                 self.done[place] = event
             else:
-                raise self._end(event)
-        return deltas
+                return deltas, self._failure(event)
+        return deltas, None
 
     def _echo(self, place: int, scored: PromptLogprobs | None = None) -> list[tuple[int, Delta]]:
         """What the answers to one prompt begin with, given once: with the prompt's scores, which come first, or before
@@ -268,7 +273,7 @@ class Reply:
         start = len(self.echoes[place])
         return replace(delta, logprobs=tuple(replace(one, offset=start + one.offset) for one in delta.logprobs))
 
-    def _end(self, event: Event) -> Exception:
+    def _failure(self, event: Event) -> "ApiError | ClientGoneError":
         if isinstance(event, Failed) and isinstance(event.error, BadStructure):
             field = self.wire.structure_field
             return ApiError("invalid_value", f"Invalid value for {field}: {event.error}.", field)
