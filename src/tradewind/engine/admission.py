@@ -37,11 +37,13 @@ def check(request: Request, engine: Engine) -> None:
         raise BadRequest("the prompt is empty")
     if request.max_tokens < 0 or request.n < 1:
         raise BadRequest("max_tokens is at least 0 and n at least 1")
+    if request.resumed and (request.n > 1 or len(request.resumed) >= request.max_tokens):
+        raise BadRequest("an answer is resumed alone, and before its last token")
     if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
         raise BadRequest("prompt_logprobs is at least 0")
     if len(request.prompt) + request.max_tokens > engine.max_len:
         raise ContextTooLong(len(request.prompt), request.max_tokens, engine.max_len)
-    if not 0 <= min(request.prompt) <= max(request.prompt) < engine.vocab_size:
+    if not 0 <= min(request.known) <= max(request.known) < engine.vocab_size:
         raise BadRequest(f"the prompt holds a token id outside the vocabulary of {engine.vocab_size}")
 
 

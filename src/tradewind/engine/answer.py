@@ -22,14 +22,16 @@ class Answer:
         endless = request.ignore_eos and self.matcher is None
         self.ends: Collection[int] = () if endless else frozenset(tokenizer.eos_token_ids)
         banned = tuple(tokenizer.eos_token_ids) if endless else ()
-        self.sampler = Sampler(request.sampling, index, banned, request.prompt)
+        self.sampler = Sampler(request.sampling, request.first_index + index, banned, request.prompt)
         self.specials = frozenset(tokenizer.special_ids)
         self.stream = TextStream(request.stop)
         self.count = 0
         self.last = -1
         self.finish_reason: FinishReason | None = None
-        self._reported = 0
+        self._unreported: list[int] = []
         self._logprobs: list[TokenLogprob] = []
+        for token in request.resumed:
+            self._replay(token)
 
     def accept(self, logits: Logits) -> Delta | None:
         """logits [vocab] after the last token. None where nothing can be shown yet. Raises BadStructure where the grammar
@@ -39,14 +41,24 @@ class Answer:
             self.finish_reason = "length"
             return Delta(self.index, "", 0, (), self.finish_reason)
         sampled = self.sampler(logits, None if self.matcher is None else self.matcher.allowed())
-        self.last = sampled.token
-        self.count += 1
-        text = self._text(sampled)
+        self._unreported.append(sampled.token)
+        text = self._take(sampled)
         logprobs = self._certain()
         if not text and not logprobs and self.finish_reason is None:
             return None
-        tokens, self._reported = self.count - self._reported, self.count
-        return Delta(self.index, text, tokens, logprobs, self.finish_reason)
+        ids, self._unreported = tuple(self._unreported), []
+        reported = ids if self.request.sampling.logprobs is None else tuple(entry.token for entry in logprobs)
+        return Delta(self.index, text, len(ids), logprobs, self.finish_reason, reported)
+
+    def _replay(self, token: int) -> None:
+        self.sampler.replay(token)
+        self._take(Sampled(token))
+
+    def _take(self, sampled: Sampled) -> str:
+        """The text that the token makes certain."""
+        self.last = sampled.token
+        self.count += 1
+        return self._text(sampled)
 
     def _text(self, sampled: Sampled) -> str:
         if sampled.token in self.ends:

@@ -44,7 +44,7 @@ class Lookup:
         if not settings.lookup_tokens:
             return None
         room = len(request.prompt) + request.max_tokens
-        return cls(request.prompt, room, settings.lookup_ngram, settings.lookup_tokens)
+        return cls(request.known, room, settings.lookup_ngram, settings.lookup_tokens)
 
     def add(self, token: int) -> None:
         self._tokens[self._count] = token

@@ -75,14 +75,14 @@ class FairQueue:
             for name, line in self._levels[level].items() if level <= priority else ():
                 lines.setdefault(name, []).extend(line)
         before = lines.pop(tenant, [])
-        share = tokens + sum(len(ticket.request.prompt) for ticket in before)
+        share = tokens + sum(ticket.request.length for ticket in before)
         for others in lines.values():
             taken = 0
             for ticket in others:
                 if taken >= share:
                     break
                 before.append(ticket)
-                taken += len(ticket.request.prompt)
+                taken += ticket.request.length
         return before
 
     def charge(self, tenant: str, cost: float) -> None:

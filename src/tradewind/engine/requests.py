@@ -27,6 +27,10 @@ class Request:
     deadline: on the clock of `time.monotonic`; what is not done then fails with `DeadlineExceeded`.
     cache_salt: cached prompts are found only by requests of the same tenant, salt and adapter.
     prompt_logprobs: how many alternatives to report for each prompt token, None for no report.
+    resumed: tokens of the one answer (n = 1) that were sampled before, by an engine that is gone. The answer goes on after
+        them as if nothing had happened: no text or log-probability of theirs is given again, and they count as sampled.
+    first_index: of the first answer; with the seed it says what is drawn.
+    admitted: it was taken before, elsewhere: it is not refused for how long it would wait here.
     """
 
     prompt: tuple[int, ...]
@@ -42,6 +46,19 @@ class Request:
     deadline: float | None = None
     cache_salt: str | None = None
     prompt_logprobs: int | None = None
+    resumed: tuple[int, ...] = ()
+    first_index: int = 0
+    admitted: bool = False
+
+    @property
+    def length(self) -> int:
+        """Of `known`."""
+        return len(self.prompt) + len(self.resumed)
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """What the engine runs before it gives the logits of a new token."""
+        return self.prompt + self.resumed
 
 
 @dataclass(frozen=True)
@@ -65,13 +82,18 @@ class PromptLogprobs:
 
 @dataclass(frozen=True)
 class Delta:
-    """What became certain of answer `index`. tokens: how many were sampled since its last delta."""
+    """What became certain of answer `index`. tokens: how many were sampled since its last delta.
+
+    ids: those tokens, or, where log-probabilities are reported, the ones whose are: the `ids` of all deltas so far are what
+    an answer is `resumed` with.
+    """
 
     index: int
     text: str
     tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tradewind.engine.ticket import Ticket
 class Row:
     def __init__(self, ticket: Ticket, answer: Answer, lookup: Lookup | None = None) -> None:
         self.ticket, self.answer, self.lookup = ticket, answer, lookup
-        self.tokens: list[int] = []
+        self.tokens = list(ticket.request.resumed)
         self.since = time.monotonic()
 
     @property

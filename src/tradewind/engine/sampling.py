@@ -84,10 +84,19 @@ class Sampler:
         where no token is finite (a fault of the engine).
         """
         token = self._choose(logits, allowed)
+        self._count(token)
+        return report(logits, token, self.params.logprobs)
+
+    def replay(self, token: int) -> None:
+        """As if this token had been chosen here."""
+        if self.params.temperature > 0:
+            self.random.random()
+        self._count(token)
+
+    def _count(self, token: int) -> None:
         if self.params.penalised:
             self._made[token] += 1
             self._seen[token] = None
-        return report(logits, token, self.params.logprobs)
 
     def _choose(self, logits: Logits, allowed: NDArray[np.bool_] | None) -> int:
         if self.params.temperature == 0 and self._plain and allowed is None:

@@ -160,20 +160,20 @@ class Scheduler:
         takes them."""
         if self._closing or not self._thread.is_alive():
             raise Closed("the server is shutting down")
-        if not self._live or not requests:
+        if not self._live or all(request.admitted for request in requests):
             return
-        tokens = sum(len(request.prompt) for request in requests)
+        tokens = sum(request.length for request in requests)
         before = self._queue.ahead(requests[0].tenant, requests[0].priority, tokens)
         count, most = len(before) + (self._prefilling is not None), self.settings.max_waiting
         full = count + len(requests) > most or self._unstarted + len(requests) > MOST_TIMES * most
         self._load.admit(self._ahead(before), tokens, self.settings.ttft_goal_ms / 1000, count, full)
 
     def _ahead(self, before: Sequence[Ticket]) -> Ahead:
-        tokens = sum(len(ticket.request.prompt) for ticket in before)
+        tokens = sum(ticket.request.length for ticket in before)
         answers = sum(ticket.request.n for ticket in before) + len(self._ready)
         if self._prefilling is not None:
             request, prefix = self._prefilling.request, self._prefilling.prefix
-            tokens += len(request.prompt) if prefix is None else len(prefix.pending)
+            tokens += request.length if prefix is None else len(prefix.pending)
             answers += request.n
         return Ahead(tokens, answers, len(self._slots.free), bool(self._slots.rows))
 
@@ -236,7 +236,7 @@ class Scheduler:
         tokens: tuple[int, ...] = ()
         if past is None:
             past = self._begin(ticket)
-            tokens = request.prompt[ticket.cached :]
+            tokens = request.known[ticket.cached :]
         scorer = ticket.scorer
         start = time.monotonic()
         budget = room if scorer is None else min(room, SCORED_CHUNK)
@@ -260,17 +260,17 @@ class Scheduler:
         if request.prompt_logprobs is not None:
             ticket.scorer = PromptScorer(request.prompt, request.prompt_logprobs, self.tokenizer)
             return None
-        known = self._cache.find(salt(request), request.prompt)
+        known = self._cache.find(salt(request), request.known)
         ticket.cached = known.length if known is not None else 0
         with self._changed:
-            self._load.found(ticket.cached, len(request.prompt))
+            self._load.found(ticket.cached, request.length)
         return known
 
     def _end_prompt(self, ticket: Ticket) -> None:
         request = ticket.request
         ticket.clock.prompt_done()
         assert ticket.prefix is not None
-        self._cache.insert(salt(request), request.prompt, ticket.prefix)
+        self._cache.insert(salt(request), request.known, ticket.prefix)
         with self._changed:
             self._prefilling = None
             self._prompt_tokens += len(request.prompt)

@@ -62,7 +62,8 @@ class Ticket:
 
     @property
     def done(self) -> Done:
-        return Done(len(self.request.prompt), self.sampled, self.cached, self.accepted, self.rejected)
+        prompt = len(self.request.prompt)
+        return Done(prompt, self.sampled, min(self.cached, prompt), self.accepted, self.rejected)
 
     def timings(self, event: Event) -> RequestTimings:
         """At the end; `event` is the terminal one."""
