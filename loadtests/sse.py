@@ -2,12 +2,13 @@
 
 Each request fires three events of Locust's: TTFT (send to first text), ITL (each gap between two texts) and E2E (send
 to `[DONE]`), and is a failure where the stream breaks the protocol. The chunk that only names the role counts as no
-text. It knows no scenario: those are the files beside it. Not covered: arrivals at a fixed rate (users wait for their
-answers).
+text. A refusal for want of room (429, 503) is an event REJECTED, no failure. It knows no scenario: those are the files
+beside it; for arrivals that wait for no answer see `loadtests.arrivals`.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import time
@@ -37,22 +38,36 @@ CPU_WARNING = 0.5
 
 @dataclass
 class Timing:
-    """One request. Times are seconds since the run's start. texts: when each piece of text came."""
+    """One request. Times are seconds since the run's start. texts: when each piece of text came; due: when it was to be
+    sent, where that did not depend on answers. rejected: seconds that the server asked to wait with a refusal."""
 
     start: float
+    due: float | None = None
     texts: list[float] = field(default_factory=list)
     end: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str | None = None
+    rejected: float | None = None
+
+
+@dataclass
+class Phase:
+    """A part of a run under one load, of which several may have one name. load: users, or arrivals a second."""
+
+    name: str
+    load: float
+    start: float
+    end: float
 
 
 @dataclass
 class Recording:
-    """What a run leaves behind for `--raw`: requests, how late the client woke, its share of a core."""
+    """What a run leaves behind for `--raw`: requests, phases, how late the client woke, its share of a core."""
 
     origin: float = field(default_factory=time.perf_counter)
     requests: list[Timing] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
     stopping: float | None = None
     cpu_start: float = field(default_factory=time.process_time)
@@ -60,6 +75,11 @@ class Recording:
 
     def now(self) -> float:
         return time.perf_counter() - self.origin
+
+    def phase(self, name: str, load: float, seconds: float) -> Phase:
+        """Begins one."""
+        self.phases.append(Phase(name, load, self.now(), self.now() + seconds))
+        return self.phases[-1]
 
     def finish(self) -> None:
         self.cpu_share = (time.process_time() - self.cpu_start) / max(self.now(), 1e-9)
@@ -76,6 +96,40 @@ class ProtocolError(Exception):
     """The stream is not what the API promises."""
 
 
+class Questions:
+    """An endless row of them, which a seed decides."""
+
+    def __init__(self, options: argparse.Namespace, seed: str) -> None:
+        self.options, self.random = options, random.Random(seed)
+
+    def draw(self) -> tuple[list[dict[str, str]], int, int]:
+        """Messages, tokens of the answer, a seed: what `StreamingUser.ask` takes.
+
+        Lengths are the options, or log-normal around them as medians, with the standard deviation `--spread` of the
+        logarithm, within an eighth and four times. The words are always the same in an order of their own: no shared
+        prefix to speak of.
+        """
+        words, tokens = self._length(self.options.prompt_words), self._length(self.options.answer_tokens)
+        text = [WORDS[place % len(WORDS)] for place in range(words)]
+        self.random.shuffle(text)
+        messages = [{"role": "user", "content": "Say these words again: " + " ".join(text)}]
+        return messages, tokens, self.random.getrandbits(32)
+
+    def _length(self, median: int) -> int:
+        if not self.options.spread:
+            return median
+        drawn = median * math.exp(self.random.gauss(0, self.options.spread))
+        return max(1, round(min(max(drawn, median / 8), 4 * median)))
+
+
+class RejectedError(Exception):
+    """The server has no room. seconds: how long to wait, as it says."""
+
+    def __init__(self, status: int, seconds: float) -> None:
+        super().__init__(f"status {status}")
+        self.seconds = seconds
+
+
 class StreamingUser(User):
     """Subclass it with tasks that call `ask`."""
 
@@ -85,51 +139,63 @@ class StreamingUser(User):
         super().__init__(environment)
         assert environment.parsed_options is not None
         self.options: argparse.Namespace = environment.parsed_options
-        base = (self.host or "http://127.0.0.1:8000").rstrip("/").removesuffix("/v1")
-        self.http = HTTPClient.from_url(base, network_timeout=120, connection_timeout=10)
+        self.http = self.connect()
         self.headers = {"Content-Type": "application/json"}
         if key := os.environ.get("TRADEWIND_API_KEY"):
             self.headers["Authorization"] = f"Bearer {key}"
         self.recording: Recording = environment.recording  # type: ignore[attr-defined]
         self.model = self.options.model or self._served()
         number = environment.user_numbers = getattr(environment, "user_numbers", -1) + 1  # type: ignore[attr-defined]
-        self.random = random.Random(f"{self.options.seed} {number}")
+        self.questions = Questions(self.options, f"{self.options.seed} {number}")
+
+    def connect(self) -> HTTPClient:
+        base = (self.host or "http://127.0.0.1:8000").rstrip("/").removesuffix("/v1")
+        return HTTPClient.from_url(base, network_timeout=120, connection_timeout=10)
 
     def _served(self) -> str:
         return str(json.loads(self.http.get("/v1/models", headers=self.headers).read())["data"][0]["id"])
 
-    def prompt(self) -> str:
-        """The same words in an order of its own each time: equal length, no shared prefix to speak of."""
-        words = [WORDS[place % len(WORDS)] for place in range(self.options.prompt_words)]
-        self.random.shuffle(words)
-        return "Say these words again: " + " ".join(words)
-
-    def ask(self, messages: list[dict[str, str]], answer_tokens: int) -> None:
+    def ask(
+        self,
+        messages: list[dict[str, str]],
+        answer_tokens: int,
+        seed: int,
+        due: float | None = None,
+        http: HTTPClient | None = None,
+    ) -> Timing:
         """One streamed chat completion of exactly `answer_tokens` tokens."""
+        http = http or self.http
         body = {
             "model": self.model,
             "messages": messages,
             "max_tokens": answer_tokens,
             "ignore_eos": True,
-            "seed": self.random.getrandbits(32),
+            "seed": seed,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        timing = Timing(self.recording.now())
+        timing = Timing(self.recording.now(), due)
         self.recording.requests.append(timing)
         try:
-            self._read(json.dumps(body).encode(), answer_tokens, timing)
+            self._read(http, json.dumps(body).encode(), answer_tokens, timing)
+        except RejectedError as refusal:
+            timing.end, timing.rejected = self.recording.now(), refusal.seconds
+            self._fire("REJECTED", timing.end - timing.start)
         except (OSError, ValueError, KeyError, ProtocolError) as error:
             # The connection may hold the rest of a broken reply.
-            self.http.close()
+            http.close()
             timing.error = f"{type(error).__name__}: {error}"[:200]
             self._fire("E2E", self.recording.now() - timing.start, error)
         finally:
             if timing.end is None and timing.error is None:  # cut off by the end of the run, not by the server
                 self.recording.requests = [one for one in self.recording.requests if one is not timing]
+        return timing
 
-    def _read(self, body: bytes, answer_tokens: int, timing: Timing) -> None:
-        response = self.http.post("/v1/chat/completions", body=body, headers=self.headers)
+    def _read(self, http: HTTPClient, body: bytes, answer_tokens: int, timing: Timing) -> None:
+        response = http.post("/v1/chat/completions", body=body, headers=self.headers)
+        if response.status_code in (429, 503):
+            response.read()
+            raise RejectedError(response.status_code, float(response.get("retry-after") or 1))
         if response.status_code != 200:
             raise ProtocolError(f"status {response.status_code}: {response.read().decode('utf-8', 'replace')[:120]}")
         reasons: list[str] = []
@@ -197,6 +263,8 @@ def add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--model", default="", help="model to ask; the first that the server lists, if left out")
     group.add_argument("--prompt-words", type=int, default=64, help="words in each prompt")
     group.add_argument("--answer-tokens", type=int, default=64, help="tokens in each answer")
+    group.add_argument("--spread", type=float, default=0.0, help="of both lengths; 0: all the same")
+    group.add_argument("--rate", type=float, default=0.0, help="arrivals a second, where a scenario has such")
     group.add_argument("--seed", type=int, default=0, help="of prompts and of sampling")
     group.add_argument("--raw", default="", help="write the timings of every request to this file")
 

@@ -3,7 +3,8 @@
 import pytest
 
 from tradewind.errors import UserError
-from tradewind.load.results import measure, quantile
+from tradewind.load.results import Slo, knee, measure, quantile
+from tradewind.tracking import Measurement
 
 
 def request(start: float, texts: list[float], error: str | None = None, tokens: int = 4) -> dict[str, object]:
@@ -15,6 +16,8 @@ def request(start: float, texts: list[float], error: str | None = None, tokens: 
         "error": error,
         "prompt_tokens": 10,
         "completion_tokens": tokens,
+        "due": None,
+        "rejected": None,
     }
 
 
@@ -27,6 +30,7 @@ RAW = {
         request(3.8, [3.9, 4.5]),  # ends after the window
         request(4.2, [4.3]),  # starts after it
     ],
+    "phases": [],
     "stopping": 4.0,
     "delays": [0.001, 0.002, 0.009],
     "cpu_share": 0.25,
@@ -43,9 +47,44 @@ def test_by_hand() -> None:
     assert (found["ttft_p50_ms"].n, found["itl_p50_ms"].n) == (3, 5)
     # 4 / 2 + 4 + 6 + 4 / 2 tokens came in 3 s.
     assert values["completion_tokens_per_s"] == 14 / 3
-    assert (values["requests"], values["failures"], values["requests_per_s"]) == (4, 1, 4 / 3)
+    assert (values["requests"], values["failures"], values["requests_per_s"]) == (4, 1, 1)
     assert (values["client_cpu_share"], values["client_delay_p95_ms"]) == (0.25, 9)
     assert all(one.formula and one.unit and one.seed == 7 for one in found.values())
+
+
+def test_goodput_is_what_keeps_both_goals() -> None:
+    slo = Slo(ttft_ms=200, itl_ms=300)
+    found = {one.name: one.value for one in measure(RAW, warm_up=1.0, seed=7, slo=slo)}
+    # Of those that ended well: the first keeps both (200 ms; mean gap 233 ms), the second has 400 ms to its first text, the
+    # last a gap of 600 ms.
+    assert (found["goodput_per_s"], found["goodput_share"]) == (pytest.approx(1 / 3), 0.25)
+
+
+def phase(name: str, start: float, end: float) -> dict[str, object]:
+    return {"name": name, "load": 1.0, "start": start, "end": end}
+
+
+def test_each_phase_is_measured_by_itself_with_refusals_apart_from_failures() -> None:
+    refused = request(2.1, [], "no room") | {"end": 2.105, "rejected": 0.5, "due": 2.0, "error": None}
+    raw = RAW | {
+        "requests": [*RAW["requests"], refused],  # type: ignore[misc]
+        "phases": [phase("calm", 0.0, 1.5), phase("burst", 1.5, 3.0), phase("calm", 3.0, 9.0)],
+    }
+    found = {one.name: one for one in measure(raw, warm_up=1.0, seed=7)}
+    values = {name: pytest.approx(one.value) for name, one in found.items()}
+    assert (values["calm/requests"], values["calm/window_s"]) == (3, 2.5)
+    assert (values["burst/requests"], values["burst/failures"], values["burst/rejected"]) == (3, 1, 1)
+    assert (values["burst/refusal_p50_ms"], values["burst/schedule_delay_p99_ms"]) == (5, 100)
+    assert values["burst/requests_per_s"] == 1 / 1.5
+    assert "calm/rejected" in found
+    assert "calm/refusal_p50_ms" not in found
+
+
+def test_the_knee_is_where_more_users_bring_no_more() -> None:
+    rates = {1: 1.0, 2: 1.9, 4: 3.0, 8: 3.2, 16: 6.0}
+    steps = [Measurement(f"{users} users/requests_per_s", rate, "requests/s") for users, rate in rates.items()]
+    assert [one.value for one in knee(steps, 0)] == [4.0]
+    assert knee(steps[:1], 0) == []
 
 
 def test_nothing_that_ended_well_names_the_first_failure() -> None:

@@ -61,8 +61,8 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["nosuch"], "unknown load test 'nosuch' (choices: steady)"),
-        ([], "name a load test, as in `make load SCENARIO=steady` (choices: steady)"),
+        (["nosuch"], "unknown load test 'nosuch' (choices: burst, overload, poisson, ramp, steady)"),
+        ([], "name a load test, as in `make load SCENARIO=steady` (choices: burst, overload, poisson, ramp, steady)"),
         (["steady", "--model", "nosuch"], "unknown variant 'nosuch'"),
         (["steady", "--seconds", "2", "--warm-up", "2"], "must exceed warm_up"),
     ],
@@ -149,3 +149,29 @@ def test_prompts_are_the_same_words_in_orders_that_the_seed_decides(folder: Path
     _, _, again = drive(folder, liar, reply)
     count = min(len(asked), len(again))
     assert again[:count] == asked[:count]
+
+
+PHASED = ["--seconds", "8", "--prompt-words", "8", "--answer-tokens", "6", "--engine", "mock", "--model", "mock"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "phases"),
+    [
+        ("poisson", ["poisson"]),
+        ("burst", ["calm", "burst"]),
+        ("overload", ["capacity", "2x", "5x", "10x"]),
+        ("ramp", ["1 users", "2 users", "4 users", "8 users", "16 users", "32 users"]),
+    ],
+)
+def test_each_phase_of_a_scenario_is_measured(folder: Path, scenario: str, phases: list[str]) -> None:
+    ended = load(folder, scenario, *PHASED, "--rate", "5", "--spread", "0.5")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((folder / f"reports/load/{scenario}.json").read_text())["measurements"]
+    assert list(dict.fromkeys(name.partition("/")[0] for name in found if "/" in name)) == phases
+    for phase in phases:
+        values = {name.partition("/")[2]: one["value"] for name, one in found.items() if name.startswith(f"{phase}/")}
+        assert values["failures"] == 0
+        assert values["requests"] == pytest.approx(values["window_s"] * values["requests_per_s"] + values["rejected"])
+        assert (scenario == "ramp" or phase == "capacity") == ("schedule_delay_p50_ms" not in values)
+    assert ("knee_users" in found) == (scenario == "ramp")
+    assert not processes_in(folder)

@@ -8,7 +8,7 @@ from tradewind.files import write_json
 from tradewind.load.scenario import Outcome
 from tradewind.tracking import record_run
 
-SHOWN = ("ttft", "itl", "e2e")
+SHOWN = ("ttft", "itl", "e2e", "refusal", "schedule_delay")
 
 
 def report(outcome: Outcome, stage: str, path: Path, record: Path, url: str | None = None) -> None:
@@ -30,13 +30,21 @@ def report(outcome: Outcome, stage: str, path: Path, record: Path, url: str | No
 
 
 def table(outcome: Outcome) -> str:
-    """Latencies by percentile, then the other measurements."""
+    """Latencies by percentile, of each phase where there are some, then the other measurements."""
     found = {one.name: one for one in outcome.measurements}
-    lines = [f"{'ms':>6} {'p50':>9} {'p95':>9} {'p99':>9}"]
-    for name in SHOWN:
-        values = [found.get(f"{name}_{share}_ms") for share in ("p50", "p95", "p99")]
-        cells = (f"{'-' if one is None or one.value is None else format(one.value, '.1f'):>9}" for one in values)
-        lines.append(f"{name.upper():>6} {' '.join(cells)}")
-    others = (one for one in outcome.measurements if not one.name.startswith(SHOWN))
+    phases = dict.fromkeys(name.rpartition("/")[0] for name in found if name.endswith("ttft_p50_ms"))
+    lines = []
+    for phase in phases:
+        lines += [*([f"{phase}:"] if phase else []), f"{'ms':>15} {'p50':>9} {'p95':>9} {'p99':>9}"]
+        part = {name.rpartition("/")[2]: one for name, one in found.items() if name.rpartition("/")[0] == phase}
+        for name in SHOWN:
+            values = [part.pop(f"{name}_{share}_ms", None) for share in ("p50", "p95", "p99")]
+            cells = (f"{'-' if one is None or one.value is None else format(one.value, '.1f'):>9}" for one in values)
+            if any(values):
+                lines.append(f"{name.replace('_', ' '):>15} {' '.join(cells)}")
+        if phase:
+            shown = (f"{name} {one.value:.4g}" for name, one in part.items() if one.value is not None)
+            lines.append(f"{'':>15} {', '.join(shown)}")
+    others = (one for one in outcome.measurements if "/" not in one.name and not one.name.startswith(SHOWN))
     lines += [f"{one.name}: {one.value:.4g} {one.unit}" for one in others if one.value is not None]
     return "\n".join(lines)

@@ -13,20 +13,22 @@ from typing import Any
 
 from tradewind.errors import UserError
 from tradewind.files import read_json
-from tradewind.load.results import measure
+from tradewind.load.results import Slo, measure
 from tradewind.load.server import START_SECONDS, await_ready, started
 from tradewind.tracking import Measurement
 
 ENDING_SECONDS = 30
 """How long answers that run at the end may go on."""
-SHARED = "sse.py"
+SHARED = ("sse.py", "arrivals.py", "__init__.py")
 
 
 @dataclass(frozen=True)
 class LoadSettings:
     """users: requests that run at once. seconds: of the whole run, the first `warm_up` of which do not count.
 
-    prompt_words, answer_tokens: of each request. model and engine are those of the server that is started here.
+    prompt_words, answer_tokens: of each request, or their medians, with the `spread` of their logarithms. rate: arrivals a
+    second, where a scenario has such. slo_ttft_ms, slo_itl_ms: what an answer keeps that counts as goodput. model and
+    engine are those of the server that is started here.
     """
 
     scenario: str = "steady"
@@ -37,6 +39,10 @@ class LoadSettings:
     warm_up: float = 5.0
     prompt_words: int = 64
     answer_tokens: int = 64
+    spread: float = 0.0
+    rate: float = 1.0
+    slo_ttft_ms: float = 5000.0
+    slo_itl_ms: float = 250.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Outcome:
 
 def locustfile(name: str, folder: Path = Path("loadtests")) -> Path:
     """Raises UserError with the choices."""
-    choices = sorted(path.stem for path in folder.glob("*.py") if path.name not in (SHARED, "__init__.py"))
+    choices = sorted(path.stem for path in folder.glob("*.py") if path.name not in SHARED)
     if name not in choices:
         fault = f"unknown load test {name!r}" if name else "name a load test, as in `make load SCENARIO=steady`"
         raise UserError(f"{fault} (choices: {', '.join(choices) or 'none: no loadtests/ here'})")
@@ -67,7 +73,8 @@ def run_scenario(settings: LoadSettings, seed: int, url: str | None = None, serv
         host = str(target).rstrip("/").removesuffix("/v1")
         await_ready(host, 30)
         raw = drive(path, host, settings, seed)
-    return Outcome(settings, seed, measure(raw, settings.warm_up, seed))
+    slo = Slo(settings.slo_ttft_ms, settings.slo_itl_ms)
+    return Outcome(settings, seed, measure(raw, settings.warm_up, seed, slo))
 
 
 def drive(path: Path, host: str, settings: LoadSettings, seed: int) -> dict[str, Any]:
@@ -78,6 +85,7 @@ def drive(path: Path, host: str, settings: LoadSettings, seed: int) -> dict[str,
         command += ["--users", str(settings.users), "--spawn-rate", str(settings.users), "--only-summary"]
         command += ["--run-time", f"{settings.seconds}s", "--stop-timeout", str(ENDING_SECONDS)]
         command += ["--prompt-words", str(settings.prompt_words), "--answer-tokens", str(settings.answer_tokens)]
+        command += ["--spread", str(settings.spread), "--rate", str(settings.rate)]
         command += ["--seed", str(seed), "--raw", str(raw), "--loglevel", "WARNING"]
         try:
             ended = subprocess.run(command, timeout=START_SECONDS + settings.seconds + ENDING_SECONDS, check=False)
