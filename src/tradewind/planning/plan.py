@@ -1,0 +1,135 @@
+"""From measured service times to replicas: how much load one keeps within the goals, and how many a crowd needs.
+
+`capacity` searches the highest rate at which a simulated replica still gives enough good answers; `replicas_for` takes as
+many replicas as that rate asks for and simulates them together. What is not modelled is in `tradewind.planning.simulation`;
+how far predictions were off on this machine stands beside them (`benchmarks.planning`).
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tradewind.errors import UserError
+from tradewind.load.results import Slo, measure
+from tradewind.planning.simulation import (
+    Limits,
+    Replica,
+    ServiceTimes,
+    Simulation,
+    poisson,
+    power_of_two,
+    recorded,
+)
+
+REQUESTS = 2000
+"""Of a simulation, at least: its p95 then rests on a hundred."""
+FINEST = 0.01
+"""Of a rate: how closely it is searched."""
+TOGETHER = 64
+"""Replicas that are simulated together; more are as many groups of so many."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of prompts and answers: log-normal around medians, as `loadtests.sse` draws them; spread 0: all the same."""
+
+    prompt: int
+    answer: int
+    spread: float = 0.0
+
+    def draws(self, seed: int) -> Iterator[tuple[int, int]]:
+        if not self.spread:
+            yield from itertools.repeat((self.prompt, self.answer))
+        chance = random.Random(seed)
+        while True:
+            yield self._length(chance, self.prompt), self._length(chance, self.answer)
+
+    def _length(self, chance: random.Random, median: int) -> int:
+        drawn = median * math.exp(chance.gauss(0, self.spread))
+        return max(1, round(min(max(drawn, median / 8), 4 * median)))
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """users, each of whom asks again `think_s` seconds after an answer, on average."""
+
+    users: int
+    think_s: float
+
+    @property
+    def most_per_s(self) -> float:
+        """Requests a second where answers take no time: what the real rate stays below."""
+        return self.users / self.think_s
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What simulated `replicas` give a rate of requests a second. seconds of TTFT; share of good answers."""
+
+    rate: float
+    replicas: int
+    goodput_share: float
+    ttft_p50_ms: float
+    ttft_p95_ms: float
+    utilization: float
+
+
+def fitted(
+    prefills: Sequence[tuple[int, float]], steps: Sequence[tuple[int, float]], overhead: float = 0.0
+) -> ServiceTimes:
+    """Least squares: seconds of prompts = tokens / rate, seconds of steps = step + row * rows. Raises UserError where the
+    measurements do not grow with their size."""
+    tokens, seconds = np.array(prefills, float).T
+    rows, took = np.array(steps, float).T
+    row, step = np.polyfit(rows, took, 1)
+    rate = float(tokens @ tokens / (tokens @ seconds))
+    if row < 0 or rate <= 0:
+        raise UserError(f"service times do not fit: prefill {rate:.0f} tokens/s, {row:.4f} s a row of a step")
+    return ServiceTimes(rate, max(0.0, float(step)), float(row), overhead)
+
+
+def tried(
+    rate: float, replicas: int, times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, seed: int
+) -> Needed:
+    """Poisson arrivals over `replicas`, each given to the less loaded of two."""
+    simulation = Simulation([Replica(times, limits) for _ in range(replicas)], power_of_two(seed))
+    seconds = max(REQUESTS / rate, 20 * limits.ttft_goal_s)
+    poisson(simulation, rate, seconds, lengths.draws(seed), seed)
+    found = {one.name: one.value or 0.0 for one in measure(recorded(simulation, seconds), 0.1 * seconds, seed, slo)}
+    busy = sum(one.busy_s for one in simulation.replicas) / (replicas * simulation.now)
+    return Needed(rate, replicas, found["goodput_share"], found["ttft_p50_ms"], found["ttft_p95_ms"], busy)
+
+
+def capacity(
+    times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, share: float = 0.95, seed: int = 0
+) -> Needed:
+    """The highest rate of one replica at which the share of good answers is kept. Raises UserError where none is."""
+    low, high = 0.0, limits.slots / (lengths.prompt / times.prefill_rate + lengths.answer * times.row)
+    best: Needed | None = None
+    while high - low > FINEST * high:
+        middle = (low + high) / 2
+        seen = tried(middle, 1, times, limits, lengths, slo, seed)
+        if seen.goodput_share >= share:
+            low, best = middle, seen
+        else:
+            high = middle
+        if high < 1e-4:
+            break
+    if best is None:
+        raise UserError(f"one replica keeps {slo} for {share:.0%} of the answers at no rate")
+    return best
+
+
+def replicas_for(
+    rate: float, one: Needed, times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, seed: int = 0
+) -> Needed:
+    """As many replicas as `rate` needs where each takes what `one` (of `capacity`) does, simulated together."""
+    count = max(1, math.ceil(rate / one.rate))
+    groups = math.ceil(count / TOGETHER)
+    together = math.ceil(count / groups)
+    seen = tried(rate / groups, together, times, limits, lengths, slo, seed)
+    return Needed(rate, groups * together, seen.goodput_share, seen.ttft_p50_ms, seen.ttft_p95_ms, seen.utilization)
