@@ -6,6 +6,7 @@ locust -f loadtests/ramp.py --host http://127.0.0.1:8000 --run-time 120s
 from locust import LoadTestShape
 
 from loadtests.arrivals import RUN_S
+from loadtests.sse import Recording
 from loadtests.steady import SteadyUser
 
 __all__ = ["Doubling", "SteadyUser"]
@@ -19,9 +20,11 @@ class Doubling(LoadTestShape):
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
+        assert self.runner is not None
         environment = self.runner.environment
-        recording, options = environment.recording, environment.parsed_options
-        seconds = float(options.run_time or RUN_S) / len(USERS)
+        assert environment.parsed_options is not None
+        recording: Recording = environment.recording  # type: ignore[attr-defined]
+        seconds = float(environment.parsed_options.run_time or RUN_S) / len(USERS)
         step = int(self.get_run_time() / seconds)
         if step >= len(USERS):
             return None

@@ -195,7 +195,7 @@ class StreamingUser(User):
         response = http.post("/v1/chat/completions", body=body, headers=self.headers)
         if response.status_code in (429, 503):
             response.read()
-            raise RejectedError(response.status_code, float(response.get("retry-after") or 1))
+            raise RejectedError(response.status_code, float(str(response.get("retry-after") or 1)))
         if response.status_code != 200:
             raise ProtocolError(f"status {response.status_code}: {response.read().decode('utf-8', 'replace')[:120]}")
         reasons: list[str] = []

@@ -100,7 +100,8 @@ class Replica:
     def turn(self, now: float) -> float | None:
         if not self.outstanding:
             return None
-        seconds, begun = 0.0, []
+        seconds = 0.0
+        begun: list[Job] = []
         room = self.limits.prefill_chunk * (1 if self.running else IDLE_CHUNKS)
         while room and self.waiting and len(self.running) + len(begun) < self.limits.slots:
             job = self.waiting[0]

@@ -1,0 +1,175 @@
+"""Requests over replicas that die, hang, drain and refuse: the answers are those of one scheduler that nothing befell."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from tests.engine.scheduling import Inbox, ask
+from tests.engine.test_resume import REQUESTS, answered, sum_of
+from tradewind.cluster.remote import Batch, NoReplica, Patience, Remote, ReplicaLost
+from tradewind.engine.mock import MockEngine
+from tradewind.engine.requests import Cancelled, Closed, Delta, Done, Event, Failed, QueueFull, Request
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings
+from tradewind.engine.text import ByteTokenizer
+
+PULSE, STALL = 0.02, 0.3
+Fault = Callable[[int], Exception | None]
+"""Given how many events a replica has told of a request: what happens to it now, if anything."""
+
+
+class Local:
+    """Replicas in this process, chosen in turn; `fault` ends what one tells."""
+
+    def __init__(self, schedulers: list[Scheduler], fault: Fault) -> None:
+        self.schedulers, self.fault = schedulers, fault
+        self.asked: list[tuple[str, Request]] = []
+
+    async def stream(self, request: Request, avoid: frozenset[str]) -> AsyncIterator[Batch]:
+        names = [str(place) for place in range(len(self.schedulers)) if str(place) not in avoid]
+        if not names:
+            raise NoReplica
+        name = names[len(self.asked) % len(names)]
+        self.asked.append((name, request))
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        ticket = self.schedulers[int(name)].submit(request, lambda e: loop.call_soon_threadsafe(events.put_nowait, e))
+        told = 0
+        try:
+            while True:
+                try:
+                    event = await asyncio.wait_for(events.get(), PULSE)
+                except TimeoutError:
+                    yield Batch(name, [])
+                    continue
+                fault = self.fault(told)
+                if isinstance(fault, TimeoutError):
+                    await asyncio.sleep(10 * STALL)
+                if isinstance(fault, ReplicaLost):
+                    raise ReplicaLost(name, str(fault))
+                told += 1
+                yield Batch(name, [Cancelled()] if fault else [event])
+        finally:
+            ticket.cancel()
+
+
+@pytest.fixture
+def schedulers() -> Iterator[list[Scheduler]]:
+    made = [
+        Scheduler(MockEngine(slots=4, max_len=256, feed=8), ByteTokenizer(), SchedulerSettings(lookup_tokens=4))
+        for _ in range(3)
+    ]
+    yield made
+    for scheduler in made:
+        scheduler.close()
+
+
+def run(replicas: Local, *requests: Request, tries: int = 5) -> tuple[list[Inbox], Remote]:
+    inboxes = [Inbox() for _ in requests]
+
+    async def main() -> Remote:
+        remote = Remote(replicas, Patience(STALL, tries))
+        remote.submit_all(list(zip(requests, inboxes, strict=True)))
+        async with asyncio.timeout(20):
+            while not remote.idle:
+                await asyncio.sleep(0.005)
+        await remote.close()
+        return remote
+
+    return inboxes, asyncio.run(main())
+
+
+def once(after: int, fault: Exception) -> Fault:
+    """The first replica to have told so many events."""
+    left = [fault]
+    return lambda told: left.pop() if told == after and left else None
+
+
+FAULTS = {"killed": ReplicaLost("?", "killed"), "hung": TimeoutError(), "drained": RuntimeError()}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_replica_lost_in_mid_answer_leaves_no_trace(schedulers: list[Scheduler], name: str, fault: Exception) -> None:
+    want, done = answered(schedulers[0], REQUESTS[name])
+    replicas = Local(schedulers, once(2, fault))
+    (inbox,), remote = run(replicas, REQUESTS[name])
+    made = [event for event in inbox.events if isinstance(event, Delta)]
+    for part in ("text", "ids", "logprobs"):
+        empty = "" if part == "text" else ()
+        assert sum_of(made, part, empty) == sum_of(want, part, empty)
+    end = inbox.end()
+    assert isinstance(end, Done)
+    assert (end.prompt_tokens, end.completion_tokens) == (done.prompt_tokens, done.completion_tokens)
+    assert remote.failovers == 1
+    (first, _), (second, rest) = replicas.asked
+    assert first != second
+    assert rest.resumed
+    assert rest.admitted
+
+
+def test_several_answers_and_their_echo_survive_replica_after_replica(schedulers: list[Scheduler]) -> None:
+    request = ask("many answers", 12, n=3, sampling=REQUESTS["drawn"].sampling, prompt_logprobs=1)
+    want, done = answered(schedulers[0], request)
+    losses = [ReplicaLost("?", "killed"), ReplicaLost("?", "killed")]
+    replicas = Local(schedulers, lambda told: losses.pop() if told == 6 and losses else None)
+    (inbox,), remote = run(replicas, request)
+    for index in range(3):
+        assert inbox.text(index) == "".join(delta.text for delta in want if delta.index == index)
+    assert len(inbox.scores().entries) == len(request.prompt)
+    assert inbox.events.index(inbox.scores()) == 0
+    assert inbox.end() == done
+    assert remote.failovers >= 1
+
+
+def test_a_request_of_no_seed_is_given_one_that_its_replicas_share(schedulers: list[Scheduler]) -> None:
+    request = ask("draw", 20, sampling=REQUESTS["drawn"].sampling.__class__(temperature=1.5))
+    replicas = Local(schedulers, once(5, ReplicaLost("?", "killed")))
+    (inbox,), _ = run(replicas, request)
+    assert isinstance(inbox.end(), Done)
+    (_, first), (_, second) = replicas.asked
+    assert first.sampling.seed == second.sampling.seed is not None
+
+
+def test_when_too_many_are_lost_the_request_fails_once(schedulers: list[Scheduler]) -> None:
+    for tries, error in ((1, ReplicaLost), (5, NoReplica)):
+        replicas = Local(schedulers, lambda told: ReplicaLost("?", "killed") if told == 1 else None)
+        (inbox,), _ = run(replicas, ask("count on"), tries=tries)
+        end = inbox.end()
+        assert isinstance(end, Failed)
+        assert isinstance(end.error, error)
+
+
+def test_a_refusal_is_the_end_of_its_request(schedulers: list[Scheduler]) -> None:
+    class Full(Local):
+        async def stream(self, request: Request, avoid: frozenset[str]) -> AsyncIterator[Batch]:
+            raise QueueFull("no room", 3.0)
+            yield
+
+    (inbox,), _ = run(Full(schedulers, lambda _: None), ask("a"))
+    end = inbox.end()
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, QueueFull)
+    assert end.error.retry_after == 3.0
+
+
+def test_what_is_cancelled_ends_so_and_frees_its_slot() -> None:
+    scheduler = Scheduler(MockEngine(slots=1, max_len=256, step_delay=0.01), ByteTokenizer())
+
+    async def main() -> Inbox:
+        remote, inbox = Remote(Local([scheduler], lambda _: None)), Inbox()
+        ticket = remote.submit(ask("a", 200), inbox)
+        while not inbox.events:
+            await asyncio.sleep(0.001)
+        ticket.cancel()
+        while not (remote.idle and scheduler.idle):
+            await asyncio.sleep(0.001)
+        await remote.close()
+        with pytest.raises(Closed):
+            remote.submit(ask("a"), Inbox())
+        return inbox
+
+    try:
+        assert isinstance(asyncio.run(main()).end(), Cancelled)
+        assert scheduler.snapshot().free_slots == 1
+    finally:
+        scheduler.close()
