@@ -23,11 +23,11 @@ class Doubling(LoadTestShape):
         assert self.runner is not None
         environment = self.runner.environment
         assert environment.parsed_options is not None
-        recording: Recording = environment.recording  # type: ignore[attr-defined]
+        recording: Recording | None = getattr(environment, "recording", None)  # not before the test has started
         seconds = float(environment.parsed_options.run_time or RUN_S) / len(USERS)
         step = int(self.get_run_time() / seconds)
         if step >= len(USERS):
             return None
-        if len(recording.phases) <= step:
+        if recording is not None and len(recording.phases) <= step:
             recording.phase(f"{USERS[step]} users", USERS[step], seconds)
         return USERS[step], float(USERS[step])

@@ -63,13 +63,16 @@ class Phase:
 
 @dataclass
 class Recording:
-    """What a run leaves behind for `--raw`: requests, phases, how late the client woke, its share of a core."""
+    """What a run leaves behind for `--raw`: requests, phases, how late the client woke, its share of a core.
+
+    stopping: when users were told to stop; ended: when they had, `--stop-timeout` later at most."""
 
     origin: float = field(default_factory=time.perf_counter)
     requests: list[Timing] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
     stopping: float | None = None
+    ended: float | None = None
     cpu_start: float = field(default_factory=time.process_time)
     cpu_share: float = 0.0
 
@@ -82,7 +85,8 @@ class Recording:
         return self.phases[-1]
 
     def finish(self) -> None:
-        self.cpu_share = (time.process_time() - self.cpu_start) / max(self.now(), 1e-9)
+        self.ended = self.now()
+        self.cpu_share = (time.process_time() - self.cpu_start) / max(self.ended, 1e-9)
 
     def pulse(self) -> None:
         """Runs until it is killed."""

@@ -32,6 +32,7 @@ RAW = {
     ],
     "phases": [],
     "stopping": 4.0,
+    "ended": 4.0,
     "delays": [0.001, 0.002, 0.009],
     "cpu_share": 0.25,
 }

@@ -68,8 +68,8 @@ def spans(raw: Mapping[str, Any]) -> dict[str, list[Span]]:
     """Phase -> when it was on, as far as the run went."""
     out: dict[str, list[Span]] = {}
     for phase in raw["phases"]:
-        if phase["start"] < raw["stopping"]:
-            out.setdefault(phase["name"], []).append((phase["start"], min(phase["end"], raw["stopping"])))
+        if phase["start"] < raw["ended"]:
+            out.setdefault(phase["name"], []).append((phase["start"], min(phase["end"], raw["ended"])))
     return out
 
 

@@ -245,4 +245,4 @@ def recorded(simulation: Simulation, stop: float) -> Mapping[str, Any]:
         for job in simulation.jobs
         if job.end is not None or job.rejected is not None
     ]
-    return {"requests": requests, "phases": [], "stopping": stop, "delays": [], "cpu_share": 0.0}
+    return {"requests": requests, "phases": [], "stopping": stop, "ended": stop, "delays": [], "cpu_share": 0.0}
