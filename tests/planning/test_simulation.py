@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from tradewind.cluster.routing import strategy
 from tradewind.load.results import measure
 from tradewind.planning.simulation import (
     Job,
@@ -12,11 +13,8 @@ from tradewind.planning.simulation import (
     Replica,
     ServiceTimes,
     Simulation,
-    least_loaded,
     poisson,
-    power_of_two,
     recorded,
-    round_robin,
     users,
 )
 
@@ -95,12 +93,12 @@ def test_two_replicas_do_twice_the_work_and_two_choices_beat_none() -> None:
 
     worst = {}
     uneven = itertools.cycle([(10, 2), (10, 40)])
-    for name, router in (("round robin", round_robin()), ("two choices", power_of_two(0)), ("least", least_loaded)):
-        simulation = Simulation([Replica(TIMES, OPEN) for _ in range(4)], router)
+    for name in ("round_robin", "power_of_two", "least_loaded"):
+        simulation = Simulation([Replica(TIMES, OPEN, str(number)) for number in range(4)], strategy(name))
         poisson(simulation, 1.2, 2000, uneven, seed=3)
         firsts = sorted(job.moments[0] - job.start for job in simulation.jobs)
         worst[name] = firsts[int(0.99 * len(firsts))]
-    assert worst["least"] <= worst["two choices"] < worst["round robin"]
+    assert worst["least_loaded"] <= worst["power_of_two"] < worst["round_robin"]
 
 
 def test_a_simulated_run_is_measured_like_a_real_one() -> None:

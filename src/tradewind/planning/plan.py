@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tradewind.cluster.routing import PowerOfTwo
 from tradewind.errors import UserError
 from tradewind.load.results import Slo, measure
 from tradewind.planning.simulation import (
@@ -21,7 +22,6 @@ from tradewind.planning.simulation import (
     ServiceTimes,
     Simulation,
     poisson,
-    power_of_two,
     recorded,
 )
 
@@ -96,7 +96,7 @@ def tried(
     rate: float, replicas: int, times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, seed: int
 ) -> Needed:
     """Poisson arrivals over `replicas`, each given to the less loaded of two."""
-    simulation = Simulation([Replica(times, limits) for _ in range(replicas)], power_of_two(seed))
+    simulation = Simulation([Replica(times, limits, str(number)) for number in range(replicas)], PowerOfTwo(seed))
     seconds = max(REQUESTS / rate, 20 * limits.ttft_goal_s)
     poisson(simulation, rate, seconds, lengths.draws(seed), seed)
     found = {one.name: one.value or 0.0 for one in measure(recorded(simulation, seconds), 0.1 * seconds, seed, slo)}

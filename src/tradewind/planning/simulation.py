@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from tradewind.cluster.routing import LeastLoaded, Strategy
 from tradewind.engine.admission import Ahead, Load
 from tradewind.engine.requests import QueueFull
 
@@ -69,8 +70,8 @@ class Job:
 class Replica:
     """`turn` does one turn and gives its end, or None where there is nothing to do."""
 
-    def __init__(self, times: ServiceTimes, limits: Limits) -> None:
-        self.times, self.limits = times, limits
+    def __init__(self, times: ServiceTimes, limits: Limits, name: str = "") -> None:
+        self.times, self.limits, self.name = times, limits, name
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
         self.busy_until: float | None = None
@@ -79,12 +80,16 @@ class Replica:
         self.load.prefilled(limits.prefill_chunk, limits.prefill_chunk / times.prefill_rate)
 
     @property
-    def outstanding(self) -> int:
+    def slots(self) -> int:
+        return self.limits.slots
+
+    @property
+    def ongoing(self) -> int:
         return len(self.waiting) + len(self.running)
 
     def offer(self, job: Job) -> bool:
         """Takes it, or notes the refusal in it."""
-        if self.outstanding:
+        if self.ongoing:
             tokens = sum(one.left for one in self.waiting)
             free = self.limits.slots - len(self.running)
             ahead = Ahead(tokens, len(self.waiting), free, bool(self.running))
@@ -98,7 +103,7 @@ class Replica:
         return True
 
     def turn(self, now: float) -> float | None:
-        if not self.outstanding:
+        if not self.ongoing:
             return None
         seconds = 0.0
         begun: list[Job] = []
@@ -133,35 +138,11 @@ class Replica:
         return now + seconds
 
 
-Router = Callable[[Sequence[Replica]], Replica]
-
-
-def round_robin() -> Router:
-    turn = -1
-
-    def choose(replicas: Sequence[Replica]) -> Replica:
-        nonlocal turn
-        turn += 1
-        return replicas[turn % len(replicas)]
-
-    return choose
-
-
-def least_loaded(replicas: Sequence[Replica]) -> Replica:
-    return min(replicas, key=lambda one: one.outstanding / one.limits.slots)
-
-
-def power_of_two(seed: int) -> Router:
-    """The less loaded of two drawn ones (Mitzenmacher, 2001)."""
-    chance = random.Random(seed)
-    return lambda replicas: least_loaded(chance.sample(list(replicas), min(2, len(replicas))))
-
-
 class Simulation:
     """Time goes from event to event: `at` plans one, `run` goes on to the end."""
 
-    def __init__(self, replicas: Sequence[Replica], router: Router = least_loaded) -> None:
-        self.replicas, self.router = replicas, router
+    def __init__(self, replicas: Sequence[Replica], routing: Strategy | None = None) -> None:
+        self.replicas, self.routing = replicas, routing or LeastLoaded()
         self.jobs: list[Job] = []
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], object]]] = []
@@ -180,7 +161,7 @@ class Simulation:
     def send(self, job: Job) -> bool:
         """Now. Gives whether it was taken."""
         self.jobs.append(job)
-        replica = self.router(self.replicas)
+        replica = self.routing(self.replicas, ())
         taken = replica.offer(job)
         if taken and replica.busy_until is None:
             self._turn(replica)
