@@ -146,8 +146,10 @@ def reproduce(root: Path, folder: Path, params: dict[str, Any]) -> None:
         print(f"{name:32s} {seconds / 60:6.1f} min")
     print(f"{'all':32s} {(time.monotonic() - started) / 60:6.1f} min, disk {disk_gib(root):.1f} GiB")
     profile = "" if params["profile"] == "cpu" else f" PROFILE={params['profile']}"
-    print(f"results: {(folder / 'reports' / 'table.md').relative_to(root)}; `make serve{profile}` serves the champion, `make mlflow` shows every "
-          f"run, `make notebooks{profile}` brings the notebooks up to these figures")  # fmt: skip
+    print(
+        f"results: {(folder / 'reports' / 'table.md').relative_to(root)}; `make serve{profile}` serves the champion, "
+        f"`make mlflow` shows every run, `make notebooks{profile}` brings the notebooks up to these figures"
+    )
     if stages and {name.partition("@")[0] for name in stages} == stage_names(folder):
         write_json(folder / "reports" / "repro.json", {
             "profile": params["profile"], "device": host.device(),
