@@ -52,8 +52,9 @@ study: $(STAMP)  ## run the sweep of a question: NAME=slug
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro
 
-notebooks: $(STAMP)  ## execute the notebooks in place, on the results of PROFILE
+notebooks: $(STAMP)  ## execute the notebooks in place on the results of PROFILE; of cpu, put them into the README too
 	@python -m tradewind.notebooks --profile $(PROFILE)
+	@$(if $(filter cpu,$(PROFILE)),python -m tradewind.report readme --write)
 
 mlflow: $(STAMP)  ## import the committed runs and open the MLflow page on PORT=5000
 	@python -m tradewind.tracking --port $(if $(filter file,$(origin PORT)),5000,$(PORT))

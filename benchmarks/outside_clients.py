@@ -2,7 +2,8 @@
 
     python -m benchmarks.outside_clients [--variant teacher-int8] [--llm PATH] [--aiperf PATH] [--seconds 30]
 
-1. A server is started on the variant.
+1. A server is started on the variant, with `--threads` of the machine: AIPerf is several processes, which take a core, and
+   where the server's threads want that too, it is the clients that are compared and not what they say.
 2. `openai` and `llm` do what their users do; every outcome is checked.
 3. AIPerf and this project's own load test (loadtests/steady.py) take turns at the same load: as many streamed chats at
    once, prompts of about and answers of exactly as many tokens (see `benchmarks.aiperf`).
@@ -80,6 +81,7 @@ def main() -> None:
     load = Load(given.seconds, given.repeats, tuple(given.streams), 128, 64)
     llm, aiperf = find("llm", given.llm, GET_LLM), find("aiperf", given.aiperf, GET_AIPERF)
     options = ["--model", given.variant, "--engine", "ort", "--variants", str(given.variants)]
+    options += ["--threads", str(given.threads)]
     pairs: dict[int, list[tuple[Seen, Seen]]] = {}
     with started(options) as url, tempfile.TemporaryDirectory() as scratch:
         checks = openai_checks(url, given.variant)
@@ -112,6 +114,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--aiperf", help="executable (default: on PATH)")
     parser.add_argument("--seconds", type=int, default=30, help="of each run of a load")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="of the server")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8], help="requests at once")
     parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/outside_clients.json"))
     return parser.parse_args()
@@ -225,8 +228,10 @@ def llm_checks(llm: str, url: str, model: str, scratch: Path) -> list[Check]:
         return same and whole["text"] != "" and whole["output_tokens"] == pieces["output_tokens"] <= 32, pieces["text"]
 
     def systems() -> tuple[bool, object]:
-        plain, told = (ask("-m", "served", *short, *way, ASK) for way in ((), ("-s", "Answer with one word.")))
-        return told["text"] != "" and told["input_tokens"] > plain["input_tokens"], told["text"]
+        """The template has a system prompt of its own where none is given: two are compared."""
+        ways = ("Answer.", "Answer with one word, and if you do not know it, then say so with one word, too.")
+        terse, wordy = (ask("-m", "served", *short, "-s", way, ASK) for way in ways)
+        return wordy["text"] != "" and wordy["input_tokens"] > terse["input_tokens"] + 10, wordy["text"]
 
     def continued() -> tuple[bool, object]:
         first, second = ask("-m", "served", *short, ASK), ask("-c", *short, "And numpy.sort?")
@@ -274,6 +279,7 @@ def write(
 ) -> None:
     """The report and the run's record."""
     facts = {"device": host.device(), "git_commit": git_commit(), "variant": given.variant, "versions": versions}
+    facts |= {"server_threads": given.threads}
     found = {"load": asdict(load), "checks": [asdict(one) for one in checks], "streams": results}
     write_json(given.out, facts | found)
     path = given.out.parent.parent / "runs" / f"outside_clients-{given.variant}.json"

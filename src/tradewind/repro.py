@@ -32,6 +32,8 @@ from tradewind.files import read_json, write_json, write_text
 from tradewind.tracking import flatten
 
 HEADER = "# Generated from conf/ by `make repro` (content {}). Edit conf/ or pass SET=, not this file.\n"
+FULL = 64 * 2**20
+"""Bytes free below which a stage that failed is taken to have filled the disk."""
 STAGE = re.compile(r"Running stage '([^']+)'")
 
 
@@ -143,6 +145,11 @@ def reproduce(root: Path, folder: Path, params: dict[str, Any]) -> None:
     for name, seconds in stages.items():
         print(f"{name:32s} {seconds / 60:6.1f} min")
     print(f"{'all':32s} {(time.monotonic() - started) / 60:6.1f} min, disk {disk_gib(root):.1f} GiB")
+    profile = "" if params["profile"] == "cpu" else f" PROFILE={params['profile']}"
+    print(
+        f"results: {(folder / 'reports' / 'table.md').relative_to(root)}; `make serve{profile}` serves the champion, "
+        f"`make mlflow` shows every run, `make notebooks{profile}` brings the notebooks up to these figures"
+    )
     if stages and {name.partition("@")[0] for name in stages} == stage_names(folder):
         write_json(folder / "reports" / "repro.json", {
             "profile": params["profile"], "device": host.device(),
@@ -182,7 +189,9 @@ def run_stages(folder: Path) -> dict[str, float]:
         seconds[current] = time.monotonic() - since
     if process.returncode:
         failed = f"stage {current} failed" if current else "`dvc repro` failed"
-        raise UserError(f"{failed} (why: above); finished stages are kept, and running again goes on from there")
+        free = shutil.disk_usage(folder).free
+        why = "above" if free > FULL else f"above; likely the disk: {free / 2**20:.0f} MiB are free in {folder}"
+        raise UserError(f"{failed} (why: {why}); finished stages are kept, and running again goes on from there")
     return seconds
 
 

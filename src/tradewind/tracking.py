@@ -280,6 +280,7 @@ def main() -> None:
     if not options.import_only:
         if link := side_by_side(f"http://127.0.0.1:{options.port}"):
             print(f"the variants side by side: {link}", flush=True)
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # its own deprecations, at every request
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(options.port),
                    "--backend-store-uri", tracking_uri()]  # fmt: skip
         os.execv(sys.executable, command)

@@ -49,7 +49,7 @@ def test_it_executes_on_nano_and_agrees_with_its_reports(path, nano_run):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_committed_one_says_what_the_reports_say(path):
     if (ROOT / "reports" / "summary.json").exists():
-        assert list(differences(read(path), ROOT / "reports", path.name)) == []
+        assert list(differences(read(path), ROOT / "reports", path.name)) == [], "run `make notebooks`"
     else:
         assert not any(cell.get("outputs") for cell in read(path).cells), "figures without a run behind them"
 

@@ -73,7 +73,7 @@ def test_figures_scale():
 
 def test_the_readme_says_what_the_reports_say():
     if (ROOT / "reports" / "summary.json").exists():
-        assert check(ROOT / "README.md", ROOT / "reports") == []
+        assert check(ROOT / "README.md", ROOT / "reports") == [], "run `make notebooks`, which rewrites the README too"
     else:
         block = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
         assert not any(character.isdigit() for character in block), "figures without a run behind them"

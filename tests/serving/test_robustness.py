@@ -220,7 +220,7 @@ class Broken(MockEngine):
 
     def __init__(self) -> None:
         super().__init__(slots=2, max_len=512)
-        self.fail_prefill = self.fail_step = False
+        self.fail_prefill = False
         self.gate = threading.Event()
         self.gate.set()
 
@@ -232,8 +232,6 @@ class Broken(MockEngine):
 
     def step(self, feed):  # type: ignore[no-untyped-def, override]
         self.gate.wait(WAIT)
-        if self.fail_step:
-            raise RuntimeError("no memory")
         return super().step(feed)
 
 
