@@ -7,7 +7,6 @@ fixed by a seed, which is chosen here where the caller gave none.
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tradewind.engine.requests import Delta, Done, PromptLogprobs, Request
@@ -57,7 +56,7 @@ class Journal:
         """What another replica is to do of a piece whose replica is gone; nothing where all its answers are finished."""
         request = replace(piece.request, admitted=True)
         places = range(piece.first, piece.first + request.n)
-        if self.scored or request.prompt_logprobs is None:
+        if self.scored:
             request = replace(request, prompt_logprobs=None)
         if not any(self.counts[place] for place in places):
             return [Piece(piece.first, request)]
@@ -81,8 +80,3 @@ class Journal:
             sum(one.accepted_prediction_tokens for one in self._ends),
             sum(one.rejected_prediction_tokens for one in self._ends),
         )
-
-
-def unfinished(journal: Journal, pieces: Sequence[Piece]) -> list[Piece]:
-    """All that is left of several pieces."""
-    return [rest for piece in pieces for rest in journal.left(piece)]

@@ -1,1 +1,1 @@
-"""How many replicas a load needs: a simulation of the serving system, held against measured runs."""
+"""How many replicas a load needs: a simulation of the serving system."""

@@ -1,8 +1,8 @@
 """From measured service times to replicas: how much load one keeps within the goals, and how many a crowd needs.
 
 `capacity` searches the highest rate at which a simulated replica still gives enough good answers; `replicas_for` takes as
-many replicas as that rate asks for and simulates them together. What is not modelled is in `tradewind.planning.simulation`;
-how far predictions were off on this machine stands beside them (`benchmarks.planning`).
+many replicas as that rate asks for and simulates them together. What is not modelled is in `tradewind.planning.simulation`.
+Not yet held against a measured run.
 """
 
 import itertools

@@ -21,9 +21,7 @@ from typing import Any
 from tradewind.cluster.routing import LeastLoaded, Strategy
 from tradewind.engine.admission import Ahead, Load
 from tradewind.engine.requests import QueueFull
-
-IDLE_CHUNKS = 2
-"""As in the scheduler."""
+from tradewind.engine.scheduler import IDLE_CHUNKS
 
 
 @dataclass(frozen=True)
