@@ -9,7 +9,7 @@ fixed by a seed, which is chosen here where the caller gave none.
 import secrets
 from dataclasses import dataclass, replace
 
-from tradewind.engine.requests import Delta, Done, PromptLogprobs, Request
+from tradewind.engine.requests import Delta, Done, FinishReason, PromptLogprobs, Request
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Journal:
         self.request = replace(request, sampling=sampling)
         self.tokens: list[list[int]] = [[] for _ in range(request.n)]
         self.counts = [0] * request.n
-        self.finished = [False] * request.n
+        self.finished: list[FinishReason | None] = [None] * request.n
         self.scored = request.prompt_logprobs is None
         self._ends: list[Done] = []
 
@@ -46,7 +46,7 @@ class Journal:
         index = piece.first + event.index
         self.tokens[index] += event.ids
         self.counts[index] += event.tokens
-        self.finished[index] = event.finish_reason is not None
+        self.finished[index] = event.finish_reason
         return replace(event, index=index)
 
     def ended(self, done: Done) -> None:
@@ -69,6 +69,11 @@ class Journal:
     def _resumed(self, place: int, request: Request) -> Piece:
         index = self.request.first_index + place
         return Piece(place, replace(request, n=1, resumed=tuple(self.tokens[place]), first_index=index))
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """`length` where one of the answers ended so, or none was asked for."""
+        return "length" if "length" in self.finished or not self.request.max_tokens else "stop"
 
     def done(self) -> Done:
         """The usage of the whole. cached_tokens: of the last replica that ran the prompt; a prompt that was run twice is

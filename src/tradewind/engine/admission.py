@@ -19,6 +19,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from tradewind.engine.contract import Engine
 from tradewind.engine.requests import BadRequest, ContextTooLong, QueueFull, Request
@@ -31,7 +32,16 @@ LEAST_RETRY = 0.1
 """Seconds."""
 
 
-def check(request: Request, engine: Engine) -> None:
+class Sizes(Protocol):
+    """Of an engine."""
+
+    @property
+    def max_len(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+
+def check(request: Request, engine: Sizes) -> None:
     """Raises ContextTooLong or BadRequest where the engine could not run it."""
     if not request.prompt:
         raise BadRequest("the prompt is empty")

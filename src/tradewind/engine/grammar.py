@@ -99,7 +99,8 @@ class Matcher:
 class Grammar:
     """A compiled structure, shared by the answers that keep to it."""
 
-    def __init__(self, start: LLMatcher, vocab_size: int) -> None:
+    def __init__(self, structure: Structure, start: LLMatcher, vocab_size: int) -> None:
+        self.structure = structure
         self._start, self._vocab_size = start, vocab_size
 
     def matcher(self) -> Matcher:
@@ -134,7 +135,7 @@ class Grammars:
         start = LLMatcher(self._vocabulary, source, log_level=0, limits=LIMITS)
         if start.is_error():
             raise BadStructure(_first_line(start.get_error()))
-        grammar = Grammar(start, self._tokenizer.vocab_size)
+        grammar = Grammar(structure, start, self._tokenizer.vocab_size)
         if not grammar.matcher().allowed().any():  # some errors show at the first token only
             raise BadStructure("no text keeps to it")
         return grammar

@@ -152,6 +152,14 @@ class Closed(Refused):
     """The scheduler takes no more requests."""
 
 
+class Unavailable(Refused):
+    """No replica of the model is there. retry_after: seconds."""
+
+    def __init__(self, message: str = "no replica of the model is there", retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ContextTooLong(Refused):
     """The prompt and the answer asked for do not fit the engine's context."""
 
@@ -160,6 +168,10 @@ class ContextTooLong(Refused):
             f"This model's maximum context length is {max_len} tokens, but {prompt + answer} were asked for "
             f"({prompt} in the prompt, {answer} in the answer)."
         )
+        self._of = (prompt, answer, max_len)
+
+    def __reduce__(self) -> tuple[type["ContextTooLong"], tuple[int, int, int]]:
+        return type(self), self._of
 
 
 class BadRequest(Refused):

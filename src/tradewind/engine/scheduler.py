@@ -132,6 +132,7 @@ class Scheduler:
                 prefix_bytes=self._cache.nbytes,
                 drafted=self._drafted,
                 accepted=self._accepted,
+                wait_s=self._load.wait(self._ahead(self._queue.ahead("", 0, 1))) if self._live else 0.0,
             )
 
     @property

@@ -40,7 +40,8 @@ class Snapshot:
     prefilled, cached ones included. seconds_since_progress: since a token was made or a chunk of a prompt run; at first
     infinite. prefill_rate: prompt tokens a second, a moving average; None before the first. kv_usage: share of the
     slots' positions that hold a token. prefix_queries, prefix_hits: prompt tokens looked up and found. prefix_bytes:
-    kept for prompts to come. drafted, accepted: tokens of the speculation.
+    kept for prompts to come. drafted, accepted: tokens of the speculation. wait_s: what a request that comes now would
+    wait for its prefill to begin, estimated.
     """
 
     running: int
@@ -56,3 +57,4 @@ class Snapshot:
     prefix_bytes: int
     drafted: int
     accepted: int
+    wait_s: float

@@ -14,9 +14,6 @@ from typing import Any
 
 from tradewind.config import PROFILES, build, read_params, run
 from tradewind.engine import ENGINES, Engine
-from tradewind.engine.lookup import feeds_agree
-from tradewind.engine.scheduler import Scheduler, SchedulerSettings
-from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.app import create_app
 from tradewind.serving.catalog import Served
@@ -26,7 +23,7 @@ from tradewind.serving.metrics import Metrics
 from tradewind.serving.server import bind, serve
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
-from tradewind.serving.variants import load, load_beside
+from tradewind.serving.variants import load, load_beside, start, warm_up
 from tradewind.tracking import home
 
 log = logging.getLogger(__name__)
@@ -48,25 +45,18 @@ def main() -> None:
     model, engine, _ = loaded
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
     for _, one, tokenizer in (loaded, *beside):  # all before the first loop measures its speed
-        one.warm_up(1 + settings.lookup_tokens * one.exact_feeds, settings.lookup_max_rows)
-        tokenizer.token_bytes(0)  # a vocabulary's bytes are made with the first of them
+        warm_up(one, tokenizer, settings)
         print(memory_bill(one), flush=True)
-    first, *others = [start(*one, settings.scheduler, metrics) for one in (loaded, *beside)]
+    first, *others = [
+        Served(name, start(name, one, tokenizer, settings.scheduler, metrics.finished_by(name)), tokenizer)
+        for name, one, tokenizer in (loaded, *beside)
+    ]
     app = create_app(first.scheduler, first.tokenizer, model, settings, keys, metrics, traces, others, storage)
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
     finally:
         if traces is not None:
             traces.close()
-
-
-def start(name: str, engine: Engine, tokenizer: Tokenizer, settings: SchedulerSettings, metrics: Metrics) -> Served:
-    """One variant's engine behind a scheduler, without drafts where they could change a token on this machine."""
-    width = min(1 + settings.lookup_tokens, engine.max_len // 2)
-    if settings.lookup_tokens and engine.exact_feeds and width and not feeds_agree(engine, width):
-        log.warning("%s: tokens fed together give other logits than alone on this machine: no drafts are made", name)
-        settings = replace(settings, lookup_tokens=0)
-    return Served(name, Scheduler(engine, tokenizer, settings, metrics.finished_by(name)), tokenizer)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

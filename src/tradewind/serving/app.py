@@ -13,9 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from limits.aio.storage import Storage
 
-from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors
+from tradewind.serving.backend import Backend
 from tradewind.serving.body import read_body
 from tradewind.serving.catalog import Catalog, Served
 from tradewind.serving.keys import Keyring
@@ -29,7 +29,7 @@ from tradewind.serving.wire import ChatRequest, CompletionRequest
 
 
 def create_app(
-    scheduler: Scheduler,
+    scheduler: Backend,
     tokenizer: Tokenizer,
     model: str,
     settings: ServeSettings | None = None,

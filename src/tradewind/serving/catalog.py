@@ -1,6 +1,6 @@
 """The variants that one server answers with: what is said of each, and who answers for it.
 
-The first is the main one. Each has an engine, a scheduler and a tokenizer of its own. It knows no routes.
+The first is the main one. Each has who runs it and a tokenizer of its own. It knows no routes.
 """
 
 import time
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.responses import Response
 
-from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import Tokenizer
+from tradewind.serving.backend import Backend
 from tradewind.serving.completions import Completions, Wire
 from tradewind.serving.errors import ApiError
 from tradewind.serving.fanout import Fanout
@@ -27,7 +27,7 @@ class Served:
     """A variant under the name that clients ask for it by."""
 
     name: str
-    scheduler: Scheduler
+    scheduler: Backend
     tokenizer: Tokenizer
 
     @property

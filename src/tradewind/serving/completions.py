@@ -30,8 +30,8 @@ from tradewind.engine.requests import (
     Request,
 )
 from tradewind.engine.sampling import SamplingParams
-from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import Tokenizer
+from tradewind.serving.backend import Backend
 from tradewind.serving.errors import CLIENT_GONE, ApiError, refusal
 from tradewind.serving.generation import Generation, Numbered, Work
 from tradewind.serving.keys import Principal
@@ -53,7 +53,7 @@ LONG_TEXT = 4096
 class Completions:
     """Both endpoints over one scheduler."""
 
-    def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer, settings: ServeSettings) -> None:
+    def __init__(self, scheduler: Backend, tokenizer: Tokenizer, settings: ServeSettings) -> None:
         self.scheduler, self.tokenizer, self.settings = scheduler, tokenizer, settings
         self.grammars = Grammars(tokenizer)
         self._compiling = CapacityLimiter(1)  # others wait in the event loop, and hold no thread
@@ -277,6 +277,8 @@ class Reply:
         if isinstance(event, Failed) and isinstance(event.error, BadStructure):
             field = self.wire.structure_field
             return ApiError("invalid_value", f"Invalid value for {field}: {event.error}.", field)
+        if isinstance(event, Failed) and isinstance(event.error, Refused):
+            return refusal(event.error, PROMPT_FIELD[type(self.wire)])
         if isinstance(event, Failed) and isinstance(event.error, DeadlineExceeded):
             return ApiError("request_timeout", "The request took longer than it may.")
         if isinstance(event, Failed):

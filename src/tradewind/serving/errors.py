@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tradewind.engine.requests import BadRequest, Closed, ContextTooLong, QueueFull, Refused
+from tradewind.engine.requests import BadRequest, Closed, ContextTooLong, QueueFull, Refused, Unavailable
 
 INVALID, OVERLOADED, FAULT = "invalid_request_error", "service_unavailable_error", "server_error"
 PERMISSION, RATE = "permission_error", "rate_limit_error"
@@ -68,9 +68,9 @@ class ApiError(Exception):
 def refusal(error: Refused, param: str) -> ApiError:
     """The scheduler's refusal as an API error; `param` is the field that holds the prompt."""
     codes = {ContextTooLong: "context_length_exceeded", BadRequest: "invalid_value"}
-    codes |= {QueueFull: "slow_down", Closed: "server_is_overloaded"}
+    codes |= {QueueFull: "slow_down", Closed: "server_is_overloaded", Unavailable: "server_is_overloaded"}
     code = codes[type(error)]
-    retry_after = error.retry_after if isinstance(error, QueueFull) else None
+    retry_after = error.retry_after if isinstance(error, QueueFull | Unavailable) else None
     return ApiError(code, str(error), param if STATUS[code][0] == 400 else None, retry_after)
 
 

@@ -18,11 +18,11 @@ from weakref import WeakKeyDictionary
 from starlette.requests import Request as HttpRequest
 
 from tradewind.engine.requests import TERMINAL, Event, Refused, Request
-from tradewind.engine.scheduler import Scheduler, Ticket
+from tradewind.serving.backend import Backend, Cancellable
 from tradewind.serving.meter import Meter
 
 log = logging.getLogger(__name__)
-Work = tuple[Scheduler, Request]
+Work = tuple[Backend, Request]
 """A request, and who runs it."""
 Numbered = tuple[int, Event]
 """The place of a request in its call, and an event of it."""
@@ -75,7 +75,7 @@ class Generation:
         self.requests: Sequence[Request] = [request for _, request in work]
         self.meter = Meter.of(http.scope)
         self.client_gone = False
-        self._tickets: list[Ticket] = []
+        self._tickets: list[Cancellable] = []
         self._queue: asyncio.Queue[Numbered] = asyncio.Queue()
         self._unfinished = len(self.requests)
         self._offset = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from tradewind.engine.requests import Delta, Done, Event, Failed, Request
+from tradewind.engine.requests import Delta, Done, Event, Failed, Refused, Request
 from tradewind.serving.keys import ANONYMOUS, Principal
 
 Admit = Callable[[int], Awaitable[None]]
@@ -38,6 +38,7 @@ class Meter:
     finish_reasons: list[str] = field(default_factory=list)
     admitted: int = 0
     _completion: dict[int, int] = field(default_factory=dict)
+    _refused: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, scope: Scope) -> "Meter":
@@ -48,7 +49,7 @@ class Meter:
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(one.prompt) for one in self.requests)
+        return sum(len(one.prompt) for place, one in enumerate(self.requests) if place not in self._refused)
 
     @property
     def completion_tokens(self) -> int:
@@ -83,3 +84,5 @@ class Meter:
             self._completion[place] = event.completion_tokens
         elif isinstance(event, Failed):
             self.finish_reasons.append("error")
+            if isinstance(event.error, Refused):
+                self._refused.add(place)

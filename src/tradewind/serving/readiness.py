@@ -9,7 +9,7 @@ import asyncio
 
 from tradewind.engine.requests import TERMINAL, Done, Event, QueueFull, Refused, Request
 from tradewind.engine.sampling import SamplingParams
-from tradewind.engine.scheduler import Scheduler
+from tradewind.serving.backend import Backend
 
 PROBE = "readiness"
 """Tenant of the token that is asked for."""
@@ -22,7 +22,7 @@ GLANCE = 0.02
 class Readiness:
     """Of all the loops together; asked from the event loop's thread, told to drain from any."""
 
-    def __init__(self, *schedulers: Scheduler) -> None:
+    def __init__(self, *schedulers: Backend) -> None:
         self.draining = False
         self._loops = [Loop(scheduler) for scheduler in schedulers]
 
@@ -40,7 +40,7 @@ class Readiness:
 class Loop:
     """One scheduler's."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Backend) -> None:
         self.scheduler = scheduler
         self._asked: asyncio.Task[bool] | None = None
 
@@ -77,7 +77,8 @@ class Loop:
                 loop.call_soon_threadsafe(ended, event)
 
         try:
-            ticket = self.scheduler.submit(Request((0,), 1, SamplingParams(temperature=0), tenant=PROBE), sink)
+            probe = Request((0,), 1, SamplingParams(temperature=0), tenant=PROBE)
+            (ticket,) = self.scheduler.submit_all([(probe, sink)])
         except QueueFull:
             return await self._progress()
         except Refused:

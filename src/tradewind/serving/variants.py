@@ -1,14 +1,19 @@
 """From a model's name to an engine and its tokenizer: variant folders, the champion, the mock."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from tradewind.engine import Engine, load_engine
+from tradewind.engine.lookup import feeds_agree
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings
 from tradewind.engine.text import ByteTokenizer, Tokenizer
+from tradewind.engine.timings import Observer
 from tradewind.errors import UserError
 from tradewind.serving.settings import ServeSettings
 
+log = logging.getLogger(__name__)
 CHAMPION, MOCK = "champion", "mock"
 
 
@@ -36,12 +41,17 @@ def load(settings: ServeSettings, profile: str = "cpu") -> tuple[str, Engine, To
     """The served name, the engine and the tokenizer."""
     name = named(settings, profile)
     size = {"slots": settings.slots, "max_len": settings.max_len, "threads": settings.threads}
+    folder = None if settings.engine == MOCK else Path(settings.variants) / name
+    return name, load_engine(folder, settings.engine, **size), load_tokenizer(replace(settings, model=name))
+
+
+def load_tokenizer(settings: ServeSettings) -> Tokenizer:
+    """Of the variant `model`, by its own name."""
     if settings.engine == MOCK:
-        return name, load_engine(None, MOCK, **size), ByteTokenizer()
-    folder = Path(settings.variants) / name
+        return ByteTokenizer()
     from tradewind.model.tokenizer import Tokenizer as ModelTokenizer
 
-    return name, load_engine(folder, settings.engine, **size), ModelTokenizer.load(folder)
+    return ModelTokenizer.load(Path(settings.variants) / settings.model)
 
 
 def load_beside(main: str, settings: ServeSettings, profile: str = "cpu") -> Iterator[tuple[str, Engine, Tokenizer]]:
@@ -53,3 +63,20 @@ def load_beside(main: str, settings: ServeSettings, profile: str = "cpu") -> Ite
             raise UserError(f"fanout: {name!r} is served already")
         names.append(name)
         yield load(one, profile)
+
+
+def warm_up(engine: Engine, tokenizer: Tokenizer, settings: ServeSettings) -> None:
+    """What the first request would otherwise pay for."""
+    engine.warm_up(1 + settings.lookup_tokens * engine.exact_feeds, settings.lookup_max_rows)
+    tokenizer.token_bytes(0)  # a vocabulary's bytes are made with the first of them
+
+
+def start(
+    name: str, engine: Engine, tokenizer: Tokenizer, settings: SchedulerSettings, observer: Observer | None = None
+) -> Scheduler:
+    """A warm engine behind a scheduler, without drafts where they could change a token on this machine."""
+    width = min(1 + settings.lookup_tokens, engine.max_len // 2)
+    if settings.lookup_tokens and engine.exact_feeds and width and not feeds_agree(engine, width):
+        log.warning("%s: tokens fed together give other logits than alone on this machine: no drafts are made", name)
+        settings = replace(settings, lookup_tokens=0)
+    return Scheduler(engine, tokenizer, settings, observer)

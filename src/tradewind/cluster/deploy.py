@@ -1,0 +1,180 @@
+"""A cluster of this machine: Ray started, a plan deployed, updated, and all of it ended again.
+
+The life of an update: 1. the new model's application is deployed beside the old one; where it does not come up, it is
+taken away again, and nothing has changed; 2. the API is rolled over to it: a new API replica takes the calls from then on,
+the old one ends what it has, on the old model; 3. the old model's application goes.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve._private.api import serve_start
+from ray.serve.schema import ApplicationStatus
+
+from tradewind.cluster.plan import Plan, schema
+from tradewind.errors import UserError
+from tradewind.files import read_json, write_json
+from tradewind.load.server import await_ready
+from tradewind.serving.server import bind
+from tradewind.tracking import home
+
+START_S = 600.0
+GLANCE_S = 0.2
+OBJECTS = 128 << 20
+"""Bytes of Ray's object store, through which no token goes."""
+NAMESPACE = "serve"
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # 15 otherwise, and every other program of the machine would go first
+}
+"""Of Ray, where the environment does not say otherwise."""
+FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+
+
+class Cluster:
+    """One that runs, with the plan that it runs."""
+
+    def __init__(self, plan: Plan, client: Any) -> None:
+        self.plan, self._client = plan, client
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.plan.host in ("0.0.0.0", "") else self.plan.host
+        return f"http://{host}:{self.plan.port}"
+
+    def deploy(self, plan: Plan) -> None:
+        """All of it, until it is ready. Raises UserError where it does not come up."""
+        self._client.deploy_apps(schema(plan.config))
+        self._await({app["name"] for app in plan.config["applications"]})
+        self.plan = plan
+        await_ready(self.url)
+        self._note()
+
+    def update(self, plan: Plan) -> None:
+        """To another main model. Raises UserError where it does not come up, or is not another: all is as before then."""
+        before = self.plan
+        new, old = plan.engines[0], before.engines[0]
+        if new["args"] == old["args"]:
+            raise UserError(f"{plan.model} is what is served")
+        new["name"] = f"engine-{int(time.time())}"
+        try:
+            self._client.deploy_apps(schema(_with_apps(before, [*before.config["applications"], new]).config))
+            self._await({new["name"]})
+            api = plan.api
+            api["args"]["engines"] = [new["name"] if name == old["name"] else name for name in api["args"]["engines"]]
+            self._client.deploy_apps(schema(_with_apps(plan, [*plan.config["applications"], old]).config))
+            self._await({api["name"]})
+        except (UserError, KeyboardInterrupt):
+            self._client.deploy_apps(schema(before.config))
+            raise
+        self.deploy(plan)
+
+    def status(self) -> list[str]:
+        """A line an application."""
+        return [
+            f"{name}: {app.status.value}"
+            + "".join(
+                f", {deployment}: {sum(one.replica_states.values())} replicas ({one.status.value})"
+                for deployment, one in app.deployments.items()
+            )
+            for name, app in serve.status().applications.items()
+        ]
+
+    def watch(self) -> None:
+        """Until SIGINT or SIGTERM."""
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        while not ended.wait(1.0):
+            pass
+
+    def _await(self, names: set[str]) -> None:
+        latest, said = time.monotonic() + START_S, ""
+        while time.monotonic() < latest:
+            found = {name: app for name, app in serve.status().applications.items() if name in names}
+            for name, app in found.items():
+                if app.status in FAILED:
+                    raise UserError(f"application {name} did not come up: {reason(app)}")
+            if set(found) == names and all(app.status is ApplicationStatus.RUNNING for app in found.values()):
+                return
+            now = ", ".join(f"{name}: {app.status.value.lower()}" for name, app in sorted(found.items()))
+            if now != said:
+                print(now, flush=True)
+                said = now
+            time.sleep(GLANCE_S)
+        raise UserError(f"{', '.join(sorted(names))} did not come up within {START_S:.0f} s")
+
+    def _note(self) -> None:
+        """For `attached`."""
+        note = {"address": ray.get_runtime_context().gcs_address, "config": self.plan.config, "profile": self.plan.profile}
+        write_json(home() / "cluster.json", note)
+
+
+def reason(app: Any) -> str:
+    """The last line of what its deployments, or it itself, say."""
+    said = [one.message for one in app.deployments.values() if one.message] or [app.message]
+    lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+@contextmanager
+def started(plan: Plan) -> Iterator[Cluster]:
+    """Ray and Serve on this machine, ended afterwards; accepted requests end first. Raises UserError where the port is
+    taken."""
+    bind(plan.host, plan.port).close()
+    _set_up()
+    # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
+    cores = max(os.cpu_count() or 1, 2 * sum(2 for _ in plan.engines) * plan.replicas)
+    ray.init(
+        include_dashboard=False,
+        num_cpus=cores,
+        object_store_memory=OBJECTS,
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        logging_level="WARNING",
+    )
+    try:
+        config = schema(plan.config)
+        client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
+        yield Cluster(plan, client)
+        serve.delete(plan.api["name"])
+    finally:
+        (home() / "cluster.json").unlink(missing_ok=True)
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def attached() -> Iterator[Cluster]:
+    """To the one that `up` runs. Raises UserError where there is none."""
+    note = home() / "cluster.json"
+    if not note.is_file():
+        raise UserError("no cluster runs here: `make cluster` starts one")
+    known = read_json(note)
+    _set_up()
+    try:
+        ray.init(address=known["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(f"the cluster at {known['address']} does not answer: {error}") from None
+    try:
+        yield Cluster(Plan(known["config"], known["profile"]), serve.context._get_global_client())
+    finally:
+        ray.shutdown()
+
+
+def _set_up() -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def _with_apps(plan: Plan, apps: list[dict[str, Any]]) -> Plan:
+    return replace(plan, config={**plan.config, "applications": apps})

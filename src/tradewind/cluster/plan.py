@@ -1,0 +1,193 @@
+"""A `serve.yaml`: Ray Serve's own format with our two kinds of applications, checked before anything is deployed.
+
+Ray ignores keys that it does not know; here they are errors, as are wrong values of ours, variants that are not there, and
+engines that the API names and the file has not.
+"""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
+
+from tradewind.cluster.routing import strategy
+from tradewind.cluster.settings import ApiArgs, EngineArgs
+from tradewind.config import read_params
+from tradewind.errors import UserError
+from tradewind.serving.__main__ import run_folder
+from tradewind.serving.settings import ServeSettings
+from tradewind.serving.variants import named
+
+API, ENGINE = "tradewind.cluster.app:api", "tradewind.cluster.app:engine"
+"""The import paths of the applications."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be deployed. config: of `ServeDeploySchema`, models named, folders absolute."""
+
+    config: Json
+    profile: str
+
+    @classmethod
+    def read(cls, path: Path, profile: str | None = None) -> "Plan":
+        """Raises UserError naming the file and what is wrong with it."""
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        folder = run_folder(profile)
+        params = read_params(folder / "params.yaml") if (folder / "params.yaml").is_file() else {}
+        serve = {**params.get("serve", {}), "variants": str((folder / ServeSettings.variants).resolve())}
+        try:
+            return cls._checked(config, serve, profile or str(params.get("profile", "cpu")))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    @classmethod
+    def _checked(cls, config: Any, serve: Mapping[str, Any], profile: str) -> "Plan":
+        schema(config)
+        config = deepcopy(config)
+        for app in config["applications"]:
+            app["args"] = {**serve, **app.get("args", {})}
+        plan = cls(config, profile)
+        return plan.changed()
+
+    def changed(
+        self,
+        *,
+        replicas: int | None = None,
+        port: int | None = None,
+        model: str | None = None,
+        engine: str | None = None,
+        routing: str | None = None,
+        slots: int | None = None,
+        threads: int | None = None,
+    ) -> "Plan":
+        """With other values: of the main engine's application, but for the port. Raises UserError."""
+        config = deepcopy(self.config)
+        plan = replace(self, config=config)
+        if port is not None:
+            config.setdefault("http_options", {})["port"] = port
+        main = plan.engines[0]
+        given = {"model": model or (engine and "champion"), "engine": engine, "slots": slots, "threads": threads}
+        main["args"].update({name: value for name, value in given.items() if value is not None})
+        deployment = _deployment(main, "Engine")
+        if replicas is not None:
+            if replicas < 1:
+                raise UserError(f"replicas: {replicas} is below 1")
+            deployment.pop("autoscaling_config", None)
+            deployment["num_replicas"] = replicas
+        if routing is not None:
+            _router(deployment).setdefault("request_router_kwargs", {})["routing"] = routing
+        plan._check()
+        return plan
+
+    def _check(self) -> None:
+        """Names what models are called, too."""
+        schema(self.config)
+        known = {app["name"] for app in self.engines}
+        for name in ApiArgs.of(self.api["args"]).engines:
+            if name not in known:
+                raise UserError(f"args.engines: no application {name!r} of engines (choices: {', '.join(sorted(known))})")
+        for app in self.engines:
+            args = EngineArgs.of(app["args"])
+            app["args"]["model"] = named(args.settings, self.profile)
+            deployment = _deployment(app, "Engine")
+            strategy(str(_router(deployment).get("request_router_kwargs", {}).get("routing", "power_of_two")))
+        models = [app["args"]["model"] for app in self.engines]
+        if twice := sorted({name for name in models if models.count(name) > 1}):
+            raise UserError(f"two applications serve {twice[0]!r}")
+
+    @property
+    def engines(self) -> list[Json]:
+        """Applications of engines, those that the API names first, in its order."""
+        found = [app for app in self.config["applications"] if app["import_path"] == ENGINE]
+        if not found:
+            raise UserError(f"no application has the import_path {ENGINE}")
+        order = list(self.api["args"].get("engines", ()))
+        return sorted(found, key=lambda app: order.index(app["name"]) if app["name"] in order else len(order))
+
+    @property
+    def api(self) -> Json:
+        found = [app for app in self.config["applications"] if app["import_path"] == API]
+        if len(found) != 1:
+            raise UserError(f"{len(found)} applications have the import_path {API}, not one")
+        return found[0]
+
+    @property
+    def model(self) -> str:
+        return str(self.engines[0]["args"]["model"])
+
+    @property
+    def replicas(self) -> int:
+        """Of the main engine, at first."""
+        deployment = _deployment(self.engines[0], "Engine")
+        scaling = deployment.get("autoscaling_config") or {}
+        return int(scaling.get("initial_replicas") or scaling.get("min_replicas") or deployment.get("num_replicas", 1))
+
+    @property
+    def host(self) -> str:
+        return str(self.config.get("http_options", {}).get("host", "127.0.0.1"))
+
+    @property
+    def port(self) -> int:
+        return int(self.config.get("http_options", {}).get("port", 8000))
+
+    @property
+    def keys_file(self) -> str:
+        return ApiArgs.of(self.api["args"]).settings.keys_file
+
+
+def schema(config: Any) -> ServeDeploySchema:
+    """Raises UserError with the first fault."""
+    if not isinstance(config, Mapping):
+        raise UserError("holds no deployment")
+    for kind, part, where in parts(config):
+        if unknown := sorted(set(part) - set(kind.model_fields)):
+            raise UserError(f"{where}unknown key {unknown[0]!r} (choices: {', '.join(sorted(kind.model_fields))})")
+    try:
+        made = ServeDeploySchema.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    for app in made.applications:
+        if app.import_path not in (API, ENGINE):
+            raise UserError(f"application {app.name}: unknown import_path {app.import_path!r} (choices: {API}, {ENGINE})")
+    return made
+
+
+def parts(config: Mapping[str, Any]) -> Iterator[tuple[type[BaseModel], Mapping[str, Any], str]]:
+    """The mappings of a file that Ray would take unknown keys in, each with its model and how to name it."""
+    yield ServeDeploySchema, config, ""
+    apps = config.get("applications")
+    for app in apps if isinstance(apps, list) else ():
+        if not isinstance(app, Mapping):
+            continue
+        yield ServeApplicationSchema, app, f"application {app.get('name', '?')}: "
+        deployments = app.get("deployments")
+        for one in deployments if isinstance(deployments, list) else ():
+            if isinstance(one, Mapping):
+                yield DeploymentSchema, one, f"deployment {one.get('name', '?')}: "
+
+
+def _deployment(app: Json, name: str) -> Json:
+    """The settings of an application's deployment, made where there are none."""
+    deployments: list[Json] = app.setdefault("deployments", [])
+    for one in deployments:
+        if one.get("name") == name:
+            return one
+    deployments.append({"name": name})
+    return deployments[-1]
+
+
+def _router(deployment: Json) -> Json:
+    router: Json = deployment.setdefault("request_router_config", {})
+    return router

@@ -1,0 +1,56 @@
+"""Replicas of a Ray Serve application, reached through its handle."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from tradewind.cluster.parcel import Parcel
+from tradewind.cluster.remote import Batch, ReplicaLost
+from tradewind.cluster.replica import EngineFacts
+from tradewind.cluster.placement import Placement
+from tradewind.engine.requests import QueueFull, Request, Unavailable
+from tradewind.engine.settings import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class ServeReplicas:
+    """A `cluster.remote.Replicas`: of one application, those with the weights of `facts`."""
+
+    def __init__(self, handle: DeploymentHandle, app: str, facts: EngineFacts) -> None:
+        self._handle, self._digest = handle.options(stream=True), facts.weights_digest
+        self._placement = Placement.of(app)
+
+    def states(self) -> Sequence[Snapshot]:
+        return self._placement.states()
+
+    async def stream(self, request: Request, avoid: frozenset[str]) -> AsyncIterator[Batch]:
+        if not self._placement.able(self._digest, avoid):
+            raise Unavailable
+        parcel = Parcel.of(request, self._digest, avoid)
+        chosen = asyncio.wrap_future(self._placement.expect(parcel))
+        response: DeploymentResponseGenerator | None = None
+        name = "unknown"
+        try:
+            response = self._handle.stream.remote(parcel)
+            name = await chosen
+            yield Batch(name, [])
+            async for batch in response:
+                name = batch.replica
+                yield batch
+            response = None
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except BackPressureError as error:
+            raise QueueFull(str(error)) from None
+        except Exception as error:  # whatever went wrong there, another may do better
+            raise ReplicaLost(name, str(error).partition("\n")[0]) from error
+        finally:
+            self._placement.forget(parcel)
+            if response is not None:
+                with suppress(Exception):
+                    response.cancel()
