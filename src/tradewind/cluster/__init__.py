@@ -1,1 +1,14 @@
 """Several engines behind one API: requests that outlive the replica that runs them, routing, deployment on Ray Serve."""
+
+import os
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # 15 otherwise, and every other program of the machine would go first
+}
+"""Of Ray, where the environment does not say otherwise; read when it is imported."""
+
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)

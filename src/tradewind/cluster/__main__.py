@@ -8,7 +8,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from tradewind.cluster.deploy import Cluster, attached, started
+from tradewind.cluster.deploy import attached, started
 from tradewind.cluster.plan import Plan
 from tradewind.cluster.routing import STRATEGIES
 from tradewind.config import PROFILES, run
@@ -29,7 +29,7 @@ def up(given: argparse.Namespace) -> None:
     plan = plan_of(given)
     refuse_open_bind(plan.host, keyring(plan.keys_file))
     with started(plan) as cluster:
-        cluster.deploy(plan)
+        cluster.deploy(cluster.plan)
         print(f"serving {plan.model} by {plan.replicas} replicas at {cluster.url}/v1", flush=True)
         cluster.watch()
 

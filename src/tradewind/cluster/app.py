@@ -39,9 +39,7 @@ class EngineReplica:
         settings = replace(args.settings, slots=slots)
         model, engine, tokenizer = load(settings)
         warm_up(engine, tokenizer, settings)
-        self.replica = Replica(
-            context.replica_id.unique_id, model, start(model, engine, tokenizer, settings.scheduler)
-        )
+        self.replica = Replica(context.replica_id.unique_id, model, start(model, engine, tokenizer, settings.scheduler))
         self._loop = Loop(self.replica.scheduler)
 
     async def stream(self, parcel: Parcel) -> AsyncIterator[Batch]:
@@ -78,7 +76,7 @@ class EngineReplica:
 class ApiReplica:
     """The API. What it knows of a request under way is lost with it."""
 
-    async def __init__(self, args: ApiArgs) -> None:
+    async def __init__(self, args: ApiArgs) -> None:  # type: ignore[misc] # Serve awaits it
         self.args = args
         self.reached = [(app, await reach(app)) for app in args.engines]
 
@@ -102,7 +100,9 @@ class ApiReplica:
     def _served(self, app: str, facts: EngineFacts, metrics: Metrics) -> Served:
         replicas = ServeReplicas(serve.get_app_handle(app), app, facts)
         remote = Remote(replicas, facts, self.args.patience, metrics.finished_by(facts.model))
-        return Served(facts.model, remote, load_tokenizer(replace(self.args.settings, model=facts.model, engine=facts.name)))
+        return Served(
+            facts.model, remote, load_tokenizer(replace(self.args.settings, model=facts.model, engine=facts.name))
+        )
 
 
 async def reach(app: str) -> EngineFacts:
@@ -112,9 +112,13 @@ async def reach(app: str) -> EngineFacts:
 
 def engine(args: Mapping[str, Any]) -> serve.Application:
     """The builder named by `import_path`. Raises UserError."""
-    return EngineReplica.bind(EngineArgs.of(args))
+    return EngineReplica.bind(  # type: ignore[attr-defined] # Serve makes it a Deployment
+        EngineArgs.of(args)
+    )
 
 
 def api(args: Mapping[str, Any]) -> serve.Application:
     """The builder named by `import_path`. Raises UserError."""
-    return ApiReplica.bind(ApiArgs.of(args))
+    return ApiReplica.bind(  # type: ignore[attr-defined]
+        ApiArgs.of(args)
+    )

@@ -5,15 +5,19 @@ taken away again, and nothing has changed; 2. the API is rolled over to it: a ne
 the old one ends what it has, on the old model; 3. the old model's application goes.
 """
 
+import logging
 import os
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray import serve
 from ray.serve._private.api import serve_start
@@ -22,7 +26,7 @@ from ray.serve.schema import ApplicationStatus
 from tradewind.cluster.plan import Plan, schema
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
-from tradewind.load.server import await_ready
+from tradewind.load.server import await_ready, terminated_as_exit
 from tradewind.serving.server import bind
 from tradewind.tracking import home
 
@@ -30,21 +34,15 @@ START_S = 600.0
 GLANCE_S = 0.2
 OBJECTS = 128 << 20
 """Bytes of Ray's object store, through which no token goes."""
-NAMESPACE = "serve"
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # 15 otherwise, and every other program of the machine would go first
-}
-"""Of Ray, where the environment does not say otherwise."""
+NAMESPACE, NOTE = "serve", "cluster.json"
 FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
 class Cluster:
     """One that runs, with the plan that it runs."""
 
-    def __init__(self, plan: Plan, client: Any) -> None:
-        self.plan, self._client = plan, client
+    def __init__(self, plan: Plan, client: Any, pid: int) -> None:
+        self.plan, self._client, self._pid = plan, client, pid
 
     @property
     def url(self) -> str:
@@ -57,7 +55,7 @@ class Cluster:
         self._await({app["name"] for app in plan.config["applications"]})
         self.plan = plan
         await_ready(self.url)
-        self._note()
+        self.note()
 
     def update(self, plan: Plan) -> None:
         """To another main model. Raises UserError where it does not come up, or is not another: all is as before then."""
@@ -78,6 +76,16 @@ class Cluster:
             raise
         self.deploy(plan)
 
+    def note(self) -> None:
+        """For `attached`."""
+        note = {
+            "pid": self._pid,
+            "address": ray.get_runtime_context().gcs_address,
+            "config": self.plan.config,
+            "profile": self.plan.profile,
+        }
+        write_json(home() / NOTE, note)
+
     def status(self) -> list[str]:
         """A line an application."""
         return [
@@ -91,11 +99,8 @@ class Cluster:
 
     def watch(self) -> None:
         """Until SIGINT or SIGTERM."""
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
-        while not ended.wait(1.0):
-            pass
+        with suppress(KeyboardInterrupt, SystemExit):
+            threading.Event().wait()
 
     def _await(self, names: set[str]) -> None:
         latest, said = time.monotonic() + START_S, ""
@@ -113,11 +118,6 @@ class Cluster:
             time.sleep(GLANCE_S)
         raise UserError(f"{', '.join(sorted(names))} did not come up within {START_S:.0f} s")
 
-    def _note(self) -> None:
-        """For `attached`."""
-        note = {"address": ray.get_runtime_context().gcs_address, "config": self.plan.config, "profile": self.plan.profile}
-        write_json(home() / "cluster.json", note)
-
 
 def reason(app: Any) -> str:
     """The last line of what its deployments, or it itself, say."""
@@ -130,25 +130,32 @@ def reason(app: Any) -> str:
 def started(plan: Plan) -> Iterator[Cluster]:
     """Ray and Serve on this machine, ended afterwards; accepted requests end first. Raises UserError where the port is
     taken."""
-    bind(plan.host, plan.port).close()
+    listener = bind(plan.host, plan.port)
+    plan = plan.changed(port=listener.getsockname()[1])
+    listener.close()
     _set_up()
+    token_file().write_text(secrets.token_hex(32))
+    token_file().chmod(0o600)
     # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
-    cores = max(os.cpu_count() or 1, 2 * sum(2 for _ in plan.engines) * plan.replicas)
-    ray.init(
-        include_dashboard=False,
-        num_cpus=cores,
-        object_store_memory=OBJECTS,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        logging_level="WARNING",
-    )
-    try:
+    cores = max(os.cpu_count() or 1, 4 * len(plan.engines) * plan.replicas)
+    _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
+    with terminated_as_exit(), _ended():
         config = schema(plan.config)
         client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
-        yield Cluster(plan, client)
+        cluster = Cluster(plan, client, os.getpid())
+        cluster.note()
+        yield cluster
         serve.delete(plan.api["name"])
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    try:
+        yield
     finally:
-        (home() / "cluster.json").unlink(missing_ok=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this is what it asks for
+        (home() / NOTE).unlink(missing_ok=True)
+        token_file().unlink(missing_ok=True)
         serve.shutdown()
         ray.shutdown()
 
@@ -156,24 +163,33 @@ def started(plan: Plan) -> Iterator[Cluster]:
 @contextmanager
 def attached() -> Iterator[Cluster]:
     """To the one that `up` runs. Raises UserError where there is none."""
-    note = home() / "cluster.json"
-    if not note.is_file():
+    note = home() / NOTE
+    known: dict[str, Any] = read_json(note) if note.is_file() else {"pid": 0, "config": {}, "profile": ""}
+    if not known["pid"] or not psutil.pid_exists(known["pid"]):
         raise UserError("no cluster runs here: `make cluster` starts one")
-    known = read_json(note)
     _set_up()
     try:
-        ray.init(address=known["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
+        _init(address=known["address"])
     except (ConnectionError, RuntimeError) as error:
         raise UserError(f"the cluster at {known['address']} does not answer: {error}") from None
     try:
-        yield Cluster(Plan(known["config"], known["profile"]), serve.context._get_global_client())
+        yield Cluster(Plan(known["config"], known["profile"]), serve.context._get_global_client(), known["pid"])
     finally:
         ray.shutdown()
 
 
 def _set_up() -> None:
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    home().mkdir(parents=True, exist_ok=True)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file())
+
+
+def token_file() -> Path:
+    """The cluster's secret: who has it may run anything as this user."""
+    return home() / "cluster.token"
+
+
+def _init(**options: Any) -> None:
+    ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING, **options)
 
 
 def _with_apps(plan: Plan, apps: list[dict[str, Any]]) -> Plan:

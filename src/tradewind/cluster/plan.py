@@ -96,7 +96,9 @@ class Plan:
         known = {app["name"] for app in self.engines}
         for name in ApiArgs.of(self.api["args"]).engines:
             if name not in known:
-                raise UserError(f"args.engines: no application {name!r} of engines (choices: {', '.join(sorted(known))})")
+                raise UserError(
+                    f"args.engines: no application {name!r} of engines (choices: {', '.join(sorted(known))})"
+                )
         for app in self.engines:
             args = EngineArgs.of(app["args"])
             app["args"]["model"] = named(args.settings, self.profile)
@@ -160,7 +162,9 @@ def schema(config: Any) -> ServeDeploySchema:
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     for app in made.applications:
         if app.import_path not in (API, ENGINE):
-            raise UserError(f"application {app.name}: unknown import_path {app.import_path!r} (choices: {API}, {ENGINE})")
+            raise UserError(
+                f"application {app.name}: unknown import_path {app.import_path!r} (choices: {API}, {ENGINE})"
+            )
     return made
 
 

@@ -9,9 +9,9 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from tradewind.cluster.parcel import Parcel
+from tradewind.cluster.placement import Placement
 from tradewind.cluster.remote import Batch, ReplicaLost
 from tradewind.cluster.replica import EngineFacts
-from tradewind.cluster.placement import Placement
 from tradewind.engine.requests import QueueFull, Request, Unavailable
 from tradewind.engine.settings import Snapshot
 
@@ -33,16 +33,15 @@ class ServeReplicas:
             raise Unavailable
         parcel = Parcel.of(request, self._digest, avoid)
         chosen = asyncio.wrap_future(self._placement.expect(parcel))
-        response: DeploymentResponseGenerator | None = None
-        name = "unknown"
+        response: DeploymentResponseGenerator[Batch] = self._handle.stream.remote(parcel)
+        name, ended = "unknown", False
         try:
-            response = self._handle.stream.remote(parcel)
             name = await chosen
             yield Batch(name, [])
             async for batch in response:
                 name = batch.replica
                 yield batch
-            response = None
+            ended = True
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except BackPressureError as error:
@@ -51,6 +50,6 @@ class ServeReplicas:
             raise ReplicaLost(name, str(error).partition("\n")[0]) from error
         finally:
             self._placement.forget(parcel)
-            if response is not None:
+            if not ended:
                 with suppress(Exception):
                     response.cancel()

@@ -26,7 +26,7 @@ class Place:
 class Router(RequestRouter):
     """routing: a name of `routing.STRATEGIES`."""
 
-    def initialize_state(self, routing: str = "power_of_two", seed: int = 0) -> None:
+    def initialize_state(self, routing: str = "power_of_two", seed: int = 0, **unknown: Any) -> None:
         self.choose = strategy(routing, seed)
         self.placement = Placement.of(self.app_name)
 

@@ -20,13 +20,13 @@ from typing import IO
 from tradewind.errors import UserError
 
 START_SECONDS = 600.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 
 
 @contextmanager
-def started(options: Sequence[str]) -> Iterator[str]:
-    """The URL (without /v1) of `python -m tradewind.serving OPTIONS`, once it is ready. Raises UserError."""
-    command = [sys.executable, "-m", "tradewind.serving", "--port", "0", *options]
+def started(options: Sequence[str], module: str = "tradewind.serving") -> Iterator[str]:
+    """The URL (without /v1) of `python -m MODULE OPTIONS` on a free port, once it is ready. Raises UserError."""
+    command = [sys.executable, "-m", module, *options, "--port", "0"]
     with terminated_as_exit(), tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         try:
