@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.support import ROOT
+from tradewind.serving.settings import ServeSettings
 
 FOLDER = ROOT / "conf" / "kubernetes"
 SCHEMA = json.loads((Path(__file__).parent / "rayservice.schema.json").read_text(encoding="utf-8"))
@@ -25,6 +26,8 @@ VERSIONS = ("1.31", "1.37")
 """Of Kubernetes: the oldest whose fields are used here as they are, and the newest that the schemas know."""
 KUBERAY_LABELS = {"head": {"ray.io/node-type": "head"}, "worker": {"ray.io/node-type": "worker"}}
 """That the operator adds to a pod."""
+START_S = 90
+"""That a replica may take to start: its image is there, its weights are read, its engine is warmed up."""
 Manifest = dict[str, Any]
 
 
@@ -127,13 +130,29 @@ def selected(selector: Manifest, service: Manifest) -> set[str]:
     return {name for name, labels in held.items() if wanted <= labels.items()}
 
 
-def unlike(service: Manifest, serve_yaml: str) -> list[str]:
-    """The names of applications that are not alike in `serveConfigV2` and in a serve.yaml's text."""
-    here, there = (
-        {one["name"]: one for one in yaml.safe_load(text)["applications"]}
-        for text in (service["spec"]["serveConfigV2"], serve_yaml)
-    )
-    return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+def settings(text: str) -> dict[str, Any]:
+    """Every value of the applications in a serve.yaml's text, by where it stands; lists of named things by their names."""
+    found = {}
+
+    def walk(value: Any, place: str) -> None:
+        if isinstance(value, dict) and value:
+            for name, one in value.items():
+                walk(one, f"{place}.{name}" if place else name)
+        elif isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
+            for one in value:
+                walk(one, f"{place}.{one['name']}" if place else one["name"])
+        else:
+            found[place] = value
+
+    walk(yaml.safe_load(text)["applications"], "")
+    return found
+
+
+def unlike(service: Manifest, serve_yaml: str) -> set[str]:
+    """The settings of applications that are not alike in `serveConfigV2` and in a serve.yaml's text."""
+    here, there = settings(service["spec"]["serveConfigV2"]), settings(serve_yaml)
+    missing = object()
+    return {name for name in here.keys() | there.keys() if here.get(name, missing) != there.get(name, missing)}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -155,13 +174,13 @@ def test_a_field_misspelt_is_found_wherever_it_is(manifests: list[Manifest]) -> 
     places = [(), ("rayClusterConfig",), ("rayClusterConfig", "autoscalerOptions"), ("serveService", "spec"), WORKER]
     places += [CONTAINER, (*CONTAINER, "livenessProbe", "httpGet"), (*CONTAINER, "lifecycle"), (*HEAD, "resources")]
     for place in places:
-        changed = copy.deepcopy(manifests)
-        reduce(lambda held, key: held[key], place, of_kind(changed, "RayService")["spec"])["misspelt"] = "x"
-        assert any("misspelt" in one for one in misfits(changed, VERSIONS[-1])), place
+        changed = copy.deepcopy(of_kind(manifests, "RayService"))
+        reduce(lambda held, key: held[key], place, changed["spec"])["misspelt"] = "x"
+        assert any("misspelt" in one for one in misfits([changed], VERSIONS[-1])), place
     for kind in ("NetworkPolicy", "PodDisruptionBudget"):
-        changed = copy.deepcopy(manifests)
-        of_kind(changed, kind)["spec"]["misspelt"] = "x"
-        assert any("misspelt" in one for one in misfits(changed, VERSIONS[-1])), kind
+        changed = copy.deepcopy(of_kind(manifests, kind))
+        changed["spec"]["misspelt"] = "x"
+        assert any("misspelt" in one for one in misfits([changed], VERSIONS[-1])), kind
 
 
 def without(*place: Any) -> Callable[[Manifest], Any]:
@@ -199,8 +218,6 @@ def test_the_head_outlives_the_drain_of_the_workers(manifests: list[Manifest]) -
 
 
 def test_an_old_cluster_is_kept_for_as_long_as_its_requests_may_take(manifests: list[Manifest]) -> None:
-    from tradewind.serving.settings import ServeSettings
-
     assert of_kind(manifests, "RayService")["spec"]["rayClusterDeletionDelaySeconds"] > ServeSettings.request_timeout_s
 
 
@@ -234,16 +251,49 @@ def test_the_serving_port_is_one_everywhere(manifests: list[Manifest]) -> None:
         assert ports["serve"] == port, name
 
 
-def test_the_applications_are_those_of_serve_yaml(manifests: list[Manifest]) -> None:
+OTHERWISE = {"api.deployments.Api.num_replicas", "api.deployments.Api.ray_actor_options.num_cpus", "engine.args.model"}
+"""Not as in serve.yaml, which is for one machine; the manifest says why."""
+
+
+def test_the_applications_are_those_of_serve_yaml_but_for_what_is_named(manifests: list[Manifest]) -> None:
     service = of_kind(manifests, "RayService")
     own = service["spec"]["serveConfigV2"]
-    assert unlike(service, own) == []
-    changed = yaml.safe_load(own)
-    changed["applications"][0]["import_path"] = "elsewhere:api"
-    assert unlike(service, yaml.safe_dump(changed)) == [changed["applications"][0]["name"]]
-    assert unlike(service, "applications: []") == sorted(one["name"] for one in changed["applications"])
+    assert unlike(service, own) == set()
+    assert settings(own).keys() >= OTHERWISE
+    for name in settings(own).keys() & {"api.import_path", "engine.deployments.Engine.num_replicas"}:
+        *path, last = name.replace("deployments.Engine", "deployments.0").split(".")
+        changed = yaml.safe_load(own)
+        held = next(one for one in changed["applications"] if one["name"] == path[0])
+        for key in path[1:]:
+            held = held[int(key) if key.isdigit() else key]
+        del held[last]
+        assert unlike(service, yaml.safe_dump(changed)) == {name}
     if (ROOT / "serve.yaml").exists():
-        assert unlike(service, (ROOT / "serve.yaml").read_text("utf-8")) == []
+        assert unlike(service, (ROOT / "serve.yaml").read_text("utf-8")) == OTHERWISE
+
+
+def test_a_drain_is_long_enough_for_a_start_elsewhere_and_an_end_here(manifests: list[Manifest]) -> None:
+    service = of_kind(manifests, "RayService")
+    longest = max(
+        one for name, one in settings(service["spec"]["serveConfigV2"]).items() if name.endswith("shutdown_timeout_s")
+    )
+    assert longest >= ServeSettings.request_timeout_s
+    for name in set(templates(service)) - {"head"}:
+        drain = variables(templates(service)[name]["spec"]["containers"][0])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]
+        assert float(drain) >= longest + START_S, name
+
+
+def test_the_applications_fit_on_the_fewest_workers(manifests: list[Manifest]) -> None:
+    """In CPUs as Ray counts them: a worker has as many as its limit says."""
+    service = of_kind(manifests, "RayService")
+    wanted = 0.0
+    for app in yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]:
+        for one in app["deployments"]:
+            wanted += one["num_replicas"] * one["ray_actor_options"]["num_cpus"]
+            assert one["ray_actor_options"]["num_cpus"] > 0, "it could be put on the head, which no caller reaches"
+    groups = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    held = [group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] for group in groups]
+    assert wanted <= sum(group["minReplicas"] * float(cpu) for group, cpu in zip(groups, held, strict=True))
 
 
 def test_ray_is_the_version_of_the_lock(manifests: list[Manifest]) -> None:
