@@ -36,7 +36,7 @@ def up(given: argparse.Namespace) -> None:
 
 def update(given: argparse.Namespace) -> None:
     with attached() as cluster:
-        cluster.update(cluster.plan.changed(model=given.model))
+        cluster.update(cluster.plan.changed(model=given.model, engine=given.engine))
         print(f"serving {cluster.plan.model} at {cluster.url}/v1")
 
 
@@ -65,6 +65,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
             command.add_argument(f"--{name}", type=int, help="what the file says")
     command = commands.add_parser("update", help="replace the model of the cluster that runs here")
     command.add_argument("--model", required=True)
+    command.add_argument("--engine", choices=ENGINES)
     command.set_defaults(do=update)
     commands.add_parser("status", help="what runs here").set_defaults(do=status)
     return parser.parse_args(argv)

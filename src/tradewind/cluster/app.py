@@ -2,7 +2,7 @@
 
 Their `args` in a `serve.yaml` are `ServeSettings`' own names, over the `serve` section of params.yaml; of `engine`, `slots`
 may be a list, which replicas take in turn; of `api`, `engines` names the applications that it answers with, the first
-being the main one, and `aliases` see `serving.catalog`.
+being the main one, and `aliases` gives more names to some of them.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -16,9 +16,9 @@ from tradewind.cluster.parcel import Parcel
 from tradewind.cluster.remote import Batch, Remote
 from tradewind.cluster.replica import EngineFacts, Replica
 from tradewind.cluster.replicas import ServeReplicas
-from tradewind.cluster.settings import ApiArgs, EngineArgs
+from tradewind.cluster.settings import AliasArgs, ApiArgs, EngineArgs
 from tradewind.serving.app import create_app
-from tradewind.serving.catalog import Served
+from tradewind.serving.catalog import Alias, Served
 from tradewind.serving.keys import keyring
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.readiness import Loop
@@ -95,7 +95,12 @@ class ApiReplica:
             metrics,
             telemetry(main.model),
             others,
+            aliases={name: self._alias(alias) for name, alias in self.args.aliases.items()},
         )
+
+    def _alias(self, alias: AliasArgs) -> Alias:
+        models = {app: facts.model for app, facts in self.reached}
+        return Alias(tuple(models[app] for app in alias.engines), alias.exact)
 
     def _served(self, app: str, facts: EngineFacts, metrics: Metrics) -> Served:
         replicas = ServeReplicas(serve.get_app_handle(app), app, facts)

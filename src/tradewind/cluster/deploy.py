@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from tradewind.tracking import home
 
 START_S = 600.0
 GLANCE_S = 0.2
+SWITCH_S = 2.0
+"""In which proxies learn that another API takes the calls."""
 OBJECTS = 128 << 20
 """Bytes of Ray's object store, through which no token goes."""
 NAMESPACE, NOTE = "serve", "cluster.json"
@@ -59,19 +60,17 @@ class Cluster:
 
     def update(self, plan: Plan) -> None:
         """To another main model. Raises UserError where it does not come up, or is not another: all is as before then."""
-        before = self.plan
+        before, plan = self.plan, plan.with_new_main(f"engine-{int(time.time())}")
         new, old = plan.engines[0], before.engines[0]
         if new["args"] == old["args"]:
             raise UserError(f"{plan.model} is what is served")
-        new["name"] = f"engine-{int(time.time())}"
         try:
-            self._client.deploy_apps(schema(_with_apps(before, [*before.config["applications"], new]).config))
+            self._client.deploy_apps(schema(before.beside(new)))
             self._await({new["name"]})
-            api = plan.api
-            api["args"]["engines"] = [new["name"] if name == old["name"] else name for name in api["args"]["engines"]]
-            self._client.deploy_apps(schema(_with_apps(plan, [*plan.config["applications"], old]).config))
-            self._await({api["name"]})
-        except (UserError, KeyboardInterrupt):
+            self._client.deploy_apps(schema(plan.beside(old)))
+            self._await({plan.api["name"]})
+            time.sleep(SWITCH_S)
+        except BaseException:
             self._client.deploy_apps(schema(before.config))
             raise
         self.deploy(plan)
@@ -109,7 +108,8 @@ class Cluster:
             for name, app in found.items():
                 if app.status in FAILED:
                     raise UserError(f"application {name} did not come up: {reason(app)}")
-            if set(found) == names and all(app.status is ApplicationStatus.RUNNING for app in found.values()):
+            running = [app.status is ApplicationStatus.RUNNING for app in found.values()]
+            if set(found) == names and all(running):
                 return
             now = ", ".join(f"{name}: {app.status.value.lower()}" for name, app in sorted(found.items()))
             if now != said:
@@ -190,7 +190,3 @@ def token_file() -> Path:
 
 def _init(**options: Any) -> None:
     ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING, **options)
-
-
-def _with_apps(plan: Plan, apps: list[dict[str, Any]]) -> Plan:
-    return replace(plan, config={**plan.config, "applications": apps})

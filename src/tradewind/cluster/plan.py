@@ -90,6 +90,21 @@ class Plan:
         plan._check()
         return plan
 
+    def with_new_main(self, name: str) -> "Plan":
+        """The main engine's application under another name, wherever it is named."""
+        config = deepcopy(self.config)
+        plan = replace(self, config=config)
+        main, args = plan.engines[0], plan.api["args"]
+        old = main["name"]
+        for holder in (args, *args.get("aliases", {}).values()):
+            holder["engines"] = [name if one == old else one for one in holder["engines"]]
+        main["name"] = name
+        return plan
+
+    def beside(self, app: Json) -> Json:
+        """Its config, with one application more."""
+        return {**self.config, "applications": [*self.config["applications"], app]}
+
     def _check(self) -> None:
         """Names what models are called, too."""
         schema(self.config)

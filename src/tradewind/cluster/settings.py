@@ -31,23 +31,40 @@ class EngineArgs:
 
 
 @dataclass(frozen=True)
+class AliasArgs:
+    """A `serving.catalog.Alias`, over names of applications."""
+
+    engines: tuple[str, ...]
+    exact: bool = True
+
+
+@dataclass(frozen=True)
 class ApiArgs:
-    """Of the API's application. engines: names of applications, the main one first."""
+    """Of the API's application. engines: names of applications, the main one first. aliases: names that clients may ask
+    for beside the variants' own, each for one of those applications, or for several with other answers (exact: false)."""
 
     settings: ServeSettings
     engines: tuple[str, ...]
+    aliases: dict[str, AliasArgs] = field(default_factory=dict)
     patience: Patience = field(default_factory=Patience)
 
     @classmethod
     def of(cls, args: Mapping[str, Any]) -> "ApiArgs":
         """Raises UserError."""
-        own = {"engines", "patience"}
+        own = {"engines", "aliases", "patience"}
         engines = args.get("engines")
         if not isinstance(engines, Sequence) or isinstance(engines, str) or not engines:
             raise UserError("args.engines: name the applications that the API answers with, as in [engine]")
         patience = build(Patience, args.get("patience", {}), "args.patience")
         settings = settings_of({name: value for name, value in args.items() if name not in own})
-        return cls(settings, tuple(map(str, engines)), patience)
+        aliases = args.get("aliases") or {}
+        if not isinstance(aliases, Mapping):
+            raise UserError("args.aliases: no mapping of names to engines, as in {assistant: {engines: [engine]}}")
+        made = {str(name): build(AliasArgs, one, f"args.aliases.{name}") for name, one in aliases.items()}
+        for name, alias in made.items():
+            if unknown := [app for app in alias.engines if app not in engines]:
+                raise UserError(f"args.aliases.{name}: {unknown[0]!r} is not among the engines ({', '.join(engines)})")
+        return cls(settings, tuple(map(str, engines)), made, patience)
 
 
 def settings_of(args: Mapping[str, Any]) -> ServeSettings:

@@ -5,7 +5,7 @@ front of them: keys, metrics, traces.
 Not served: embeddings, responses, audio, images, batches (404 `unknown_url`).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors
 from tradewind.serving.backend import Backend
 from tradewind.serving.body import read_body
-from tradewind.serving.catalog import Catalog, Served
+from tradewind.serving.catalog import Alias, Catalog, Served
 from tradewind.serving.keys import Keyring
 from tradewind.serving.limits import Limiter, open_storage
 from tradewind.serving.metrics import Metrics
@@ -38,6 +38,7 @@ def create_app(
     traces: Observer | None = None,
     beside: Sequence[Served] = (),
     storage: Storage | None = None,
+    aliases: Mapping[str, Alias] | None = None,
 ) -> FastAPI:
     """The app that serves one model, and those `beside` it. All schedulers are closed when the app shuts down.
 
@@ -69,7 +70,7 @@ def create_app(
     app.add_middleware(RequestId)
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
-    _add_models(app, Catalog(served, settings), settings)
+    _add_models(app, Catalog(served, settings, aliases), settings)
     return app
 
 
@@ -93,7 +94,7 @@ def _add_probes(app: FastAPI, ready: Readiness, metrics: Metrics) -> None:
 def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [catalog.model(name) for name in catalog.served]}
+        return {"object": "list", "data": [catalog.model(name) for name in catalog.names]}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:

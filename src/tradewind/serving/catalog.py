@@ -5,13 +5,14 @@ The first is the main one. Each has who runs it and a tokenizer of its own. It k
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi import Request
 from starlette.responses import Response
 
 from tradewind.engine.text import Tokenizer
+from tradewind.errors import UserError
 from tradewind.serving.backend import Backend
 from tradewind.serving.completions import Completions, Wire
 from tradewind.serving.errors import ApiError
@@ -19,7 +20,7 @@ from tradewind.serving.fanout import Fanout
 from tradewind.serving.meter import Meter
 from tradewind.serving.replies import Call
 from tradewind.serving.settings import ServeSettings
-from tradewind.serving.shapes import Model
+from tradewind.serving.shapes import AliasModel, Model
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,76 @@ class Served:
         return f"{self.scheduler.engine.name}-{self.scheduler.engine.weights_digest[:12]}"
 
 
-class Catalog:
-    """Names must differ."""
+@dataclass(frozen=True)
+class Alias:
+    """A name for one variant, or for several: the one with the fewest requests then answers, and says which it is."""
 
-    def __init__(self, served: Sequence[Served], settings: ServeSettings) -> None:
+    models: tuple[str, ...]
+    exact: bool = True
+
+
+class Catalog:
+    """Names must differ. Raises UserError for an alias that promises more than its variants can keep."""
+
+    def __init__(
+        self, served: Sequence[Served], settings: ServeSettings, aliases: Mapping[str, Alias] | None = None
+    ) -> None:
         self.served = {one.name: one for one in served}
+        self.aliases = dict(aliases or {})
+        for name, alias in self.aliases.items():
+            self._check(name, alias)
         self._created = int(time.time())
         self._completions = {one.name: Completions(one.scheduler, one.tokenizer, settings) for one in served}
         self._fanout = Fanout(self._completions)
 
-    def model(self, name: str) -> Model:
+    def _check(self, name: str, alias: Alias) -> None:
+        if name in self.served or not alias.models:
+            raise UserError(f"alias {name!r}: it is a variant's name, or names none")
+        if unknown := [model for model in alias.models if model not in self.served]:
+            raise UserError(f"alias {name!r}: {unknown[0]!r} is not served (choices: {', '.join(self.served)})")
+        if alias.exact and len({self.served[model].fingerprint for model in alias.models}) > 1:
+            raise UserError(f"alias {name!r} joins variants that give other answers: it must say exact: false")
+
+    def variant(self, name: str) -> str:
+        """Who answers to a name now. Raises ApiError for one that is not served."""
+        self.model(name)
+        if name not in self.aliases:
+            return name
+
+        def load(model: str) -> int:
+            state = self.served[model].scheduler.snapshot()
+            return state.running + state.waiting
+
+        return min(self.aliases[name].models, key=load)
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.served, *self.aliases]
+
+    def model(self, name: str) -> Model | AliasModel:
         """Raises ApiError for one that is not served."""
+        if name in self.aliases:
+            alias = self.aliases[name]
+            least = min((self.model(model) for model in alias.models), key=lambda one: one["max_model_len"])
+            return AliasModel(
+                id=name,
+                object="model",
+                created=self._created,
+                owned_by="tradewind",
+                max_model_len=least["max_model_len"],
+                models=list(alias.models),
+                exact=alias.exact,
+            )
         if name not in self.served:
-            names = ", ".join(map(repr, self.served))
+            names = ", ".join(map(repr, self.names))
             raise ApiError("model_not_found", f"The model {name!r} does not exist; served: {names}.", "model")
         longest = self.served[name].scheduler.engine.max_len
         return Model(id=name, object="model", created=self._created, owned_by="tradewind", max_model_len=longest)
 
     async def answer(self, wire: Wire, prefix: str, request: Request) -> Response:
         """Raises ApiError. prefix: of the reply's id."""
-        self.model(wire.model)
-        Meter.of(request.scope).model = wire.model
+        model = self.variant(wire.model)
+        Meter.of(request.scope).model = model
         identity, now = f"{prefix}-{uuid.uuid4().hex}", int(time.time())
 
         def call(name: str) -> Call:
@@ -64,4 +114,4 @@ class Catalog:
 
         if wire.aggregate is not None:
             return await self._fanout.answer(wire, wire.aggregate, call, request)
-        return await self._completions[wire.model].answer(wire, call(wire.model), request)
+        return await self._completions[model].answer(wire, call(model), request)

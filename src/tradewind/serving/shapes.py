@@ -154,6 +154,13 @@ class Model(TypedDict):
     max_model_len: int
 
 
+class AliasModel(Model):
+    """models: the variants behind the name. exact: whether they all give the same answers."""
+
+    models: list[str]
+    exact: bool
+
+
 class ModelList(TypedDict):
     object: Literal["list"]
     data: list[Model]
