@@ -1,5 +1,6 @@
 """The command line: refusals in one line, a server that says where it is, an end that keeps running answers."""
 
+import gc
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from tests.serving.conftest import WAIT
 from tradewind.config import run
 from tradewind.serving.__main__ import main
 from tradewind.serving.keys import Limits, add_key
+from tradewind.serving.server import Server, serve
+from tradewind.serving.settings import ServeSettings
 
 COMMAND = [sys.executable, "-m", "tradewind.serving"]
 SOURCE = Path(__file__).parents[2] / "src"
@@ -155,6 +158,20 @@ def test_variants_beside_the_main_one(tmp_path: Path) -> None:
         process.wait(WAIT)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_collections_leave_out_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there when serving begins stays: no call is to wait until all of it was looked at."""
+    left: list[int] = []
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
+    monkeypatch.setattr(Server, "run", lambda self, sockets: left.append(len(gc.get_objects())))
+    try:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            serve(None, listener, "mock", ServeSettings(), lambda: None)
+    finally:
+        gc.unfreeze()
+    assert left[0] < 1000 < len(gc.get_objects())
 
 
 def test_a_variant_is_not_served_twice(
