@@ -15,7 +15,7 @@ import pytest
 
 from tests.serving.conftest import WAIT
 from tradewind.config import run
-from tradewind.serving.__main__ import main
+from tradewind.serving.__main__ import arguments, main
 from tradewind.serving.keys import Limits, add_key
 from tradewind.serving.server import Server, serve
 from tradewind.serving.settings import ServeSettings
@@ -37,6 +37,12 @@ def environment(**more: str) -> dict[str, str]:
         (["--engine", "cuda"], "unknown engine 'cuda' (choices: ort, jax, mock)"),
         (["--profile", "huge"], "unknown profile 'huge' (choices: nano, cpu, gpu, tpu)"),
         (["--port", "70000", "--engine", "mock"], "cannot serve 127.0.0.1 port 70000"),
+        (["--port", "-1", "--engine", "mock"], "port: -1 is not a number from 0"),
+        (["--threads", "0", "--engine", "mock"], "threads: 0 is not a number from 1"),
+        (["--max-choices", "0", "--engine", "mock"], "max_choices: 0 is not a number from 1"),
+        (["--request-timeout-s", "nan", "--engine", "mock"], "request_timeout_s: nan is not a number from 0.001"),
+        (["--send-timeout-s", "inf", "--engine", "mock"], "send_timeout_s: inf is not a number from 0.001"),
+        (["--prefix-cache-mib", "-1", "--engine", "mock"], "prefix_cache_mib: -1 is not a number from 0"),
         (["--keys-file", "nosuch.json", "--engine", "mock"], "nosuch.json: cannot read the keys"),
     ],
 )
@@ -50,6 +56,15 @@ def test_refusals_are_one_line(
     line = capsys.readouterr().err
     assert said in line
     assert line.count("\n") == 1
+
+
+def test_help_says_what_each_option_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        arguments(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "--slots SLOTS answers that run at once (default: 8)" in said
+    assert "(default: none)" in said
 
 
 def refused(folder: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
