@@ -159,6 +159,27 @@ def test_many_answers_to_one_prompt_hold_up_nobody_else(server: Server, other: d
     assert one.text() == by_hand("one", 5)
 
 
+@with_settings(slots=2)
+def test_prompts_that_wait_for_a_slot_are_one_more_than_slots(server: Server) -> None:
+    """Each of them holds keys and values."""
+    held: list[int] = []
+
+    class Counting(Inbox):
+        def __call__(self, event: Event) -> None:
+            held.append(sum(ticket.prefilled for ticket in server.scheduler._live))
+            super().__call__(event)
+
+    server.running(2)
+    inboxes = [Counting() for _ in range(8)]
+    for place, inbox in enumerate(inboxes):
+        server.scheduler.submit(ask(f"tenant {place}", 3, n=3, tenant=f"{place}"), inbox)
+    for ticket in list(server.scheduler._live)[:2]:
+        ticket.cancel()
+    server.go_on()
+    assert all(isinstance(inbox.end(), Done) for inbox in inboxes)
+    assert max(held) == 3
+
+
 @with_settings(slots=1)
 def test_a_tenant_with_many_requests_does_not_hold_up_another(server: Server) -> None:
     many = {f"many {place}": ask("many", 3, tenant="many") for place in range(6)}

@@ -230,8 +230,16 @@ class Scheduler:
         """The one that has begun to start, else the queue's next where a slot is there for it."""
         with self._changed:
             if self._starting is None and len(self._queue) and self._slots.free:
-                self._starting = self._queue.take()
+                self._starting = self._take()
             return self._starting
+
+    def _take(self) -> Ticket:
+        """The queue's next; but of more prefilled prompts than slots, which all hold memory, the oldest."""
+        held = [ticket for ticket in self._live if ticket.prefilled]
+        if len(held) <= self.engine.slots:
+            return self._queue.take()
+        self._queue.remove(held[0])
+        return held[0]
 
     def _run_chunk(self, ticket: Ticket, room: int) -> int:
         """Run at most `room` tokens of its prompt; gives how many."""
