@@ -60,6 +60,8 @@ SCORED_CHUNK = 32
 some 20 ms."""
 MOST_TIMES = 4
 """`max_waiting` counts those ahead of a request; so many times as many wait over all tenants and priorities at most."""
+NEXT = Request((0,), 1)
+"""What a snapshot's `wait_s` is of."""
 RETRY = 0.5
 """Seconds between two attempts to take back a slot while nothing runs."""
 
@@ -131,7 +133,7 @@ class Scheduler:
                 prefix_bytes=self._cache.nbytes,
                 drafted=self._drafted,
                 accepted=self._accepted,
-                wait_s=self._load.wait(self._ahead(self._queue.ahead("", 0, 1))) if self._live else 0.0,
+                wait_s=self._load.wait(self._ahead(self._queue.ahead("", 0, 1), NEXT)) if self._live else 0.0,
             )
 
     @property
