@@ -270,39 +270,64 @@ def _range(value: float, between: list[float], form: str) -> str:
 
 
 def _decision(reports: Reports) -> str:
+    decided = (
+        ("benchmarks/overload", _on_overload, "overload"),
+        ("benchmarks/llama_cpp", _on_peer, "one process"),
+        ("benchmarks/equivalence", _on_equality, "batching"),
+        ("benchmarks/planning", _on_replicas, "replica counts"),
+        ("benchmarks/cluster", None, "routing"),
+        ("benchmarks/chaos", None, "failover"),
+    )
     lines = []
-    if (over := found(reports, "benchmarks/overload")) is not None:
-        worst = max(over["factors"], key=float)
-        row = over["factors"][worst]
-        lines.append(
-            f"- **Refuse early.** At {worst} times its capacity the server answers {row['accepted']} of {row['sent']} "
-            f"requests, {100 * row['ttft_within_goal']:.0f} % of those within the goal, and says no to the others in "
-            f"{row['refused_ms']['p99']:.0f} ms (p99). A longer queue would only make everyone late."
-        )
-    if (peer := found(reports, "benchmarks/llama_cpp")) is not None:
-        best = max(peer["variants"], key=lambda name: float(peer["variants"][name]["tokens_per_s_at_8"]["ratio"]))
-        ratio = peer["variants"][best]["tokens_per_s_at_8"]["ratio"]
-        lines.append(
-            f"- **One process batches; it is not split before it is full.** With eight streams `{best}` gives {ratio:.2f} "
-            "times the tokens/s of llama.cpp's server, and every way of batching gives the same text (table above)."
-        )
-    plan = found(reports, "benchmarks/planning")
-    if plan is not None and "1" in plan:
-        one = plan["1"]
-        last = one["paper"][-1]
-        error = one["errors_by_quantity"]["requests_per_s"]
-        lines.append(
-            f"- **Add replicas by the plan, and distrust its tails.** It is off by {100 * error['median']:+.0f} % in the "
-            f"median and {100 * error['worst']:+.0f} % at worst in requests/s, by "
-            f"{100 * one['errors_by_quantity']['ttft_p95_ms']['worst']:+.0f} % at worst in TTFT p95. {last['users']:,} users "
-            f"need {last['replicas']:,} replicas, {last['cost_per_month']:,.0f} USD a month: from there on an accelerator "
-            "is the question to ask (notebook 4), not another thousand small machines."
-        )
-    for name, words in (("benchmarks/planning", "replica counts"), ("benchmarks/cluster", "the routing strategy"),
-                        ("benchmarks/chaos", "failover")):  # fmt: skip
-        if found(reports, name) is None:
-            lines.append(f"- On {words} nothing is decided: {missing(name).strip().strip('*')}")
+    for name, says, words in decided:
+        data = found(reports, name)
+        if data is None:
+            lines.append(f"- Nothing is decided on {words}: {missing(name).strip().strip('*')}")
+        elif says is not None:
+            lines.append(f"- {says(data)}")
     return "\n".join(lines) + "\n"
+
+
+def _on_overload(data: Any) -> str:
+    worst = max(data["factors"], key=float)
+    row = data["factors"][worst]
+    slowest = max(one["refused_ms"]["p99"] for one in data["factors"].values() if one["refused_ms"])
+    return (
+        f"**Refuse early.** At {worst} times its capacity the server answers {row['accepted']} of {row['sent']} requests, "
+        f"{100 * (row['ttft_within_goal'] or 0):.0f} % of those with a first token within the goal. The others are told to "
+        f"come back, in at most {slowest:.0f} ms (p99, the worst of all factors; goal {row['refused_goal_ms']:.0f} ms)."
+    )
+
+
+def _on_peer(data: Any) -> str:
+    shown = ", ".join(f"{name} {one['tokens_per_s_at_8']['ratio']:.2f}" for name, one in data["variants"].items())
+    return (
+        "**One process batches before another is started.** With eight streams its tokens/s are, in times those of "
+        f"llama.cpp's server: {shown}."
+    )
+
+
+def _on_equality(data: Any) -> str:
+    ways = [way for one in data.values() for way in one["ways"].values()]
+    differing, answers = sum(way["differing"] for way in ways), sum(way["answers"] for way in ways)
+    return f"**Batching is always on.** Of {answers} greedy answers in all ways of running them, {differing} differ."
+
+
+def _on_replicas(data: Any) -> str:
+    if "1" not in data:
+        return missing("benchmarks/planning").strip()
+    one = data["1"]
+    rate, tail = (one["errors_by_quantity"][name] for name in ("requests_per_s", "ttft_p95_ms"))
+    needed = "; ".join(
+        f"{row['users']:,} users: {_range(row['replicas'], row['replicas_range'], ',.0f')} replicas for "
+        f"{row['cost_per_month']:,.0f} USD a month"
+        for row in one["paper"]
+    )
+    return (
+        f"**Buy by the plan, with its error as margin.** In requests/s it is off by {100 * rate['median']:+.0f} % in the "
+        f"median and {100 * rate['worst']:+.0f} % at worst; in TTFT p95 by {100 * tail['median']:+.0f} % and "
+        f"{100 * tail['worst']:+.0f} %. {needed}."
+    )
 
 
 SECTIONS: dict[str, Callable[[Reports], str]] = {
@@ -373,7 +398,7 @@ def _draw_overload(figure: Figure, data: Any) -> None:
     for axes in (left, right):
         axes.set_xticks(places, [f"{factor}x" for factor in factors])
     left.legend(fontsize=8)
-    right.legend(fontsize=7, loc="center right")
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_peer(figure: Figure, data: Any) -> None:
@@ -400,9 +425,10 @@ def _draw_ramp(figure: Figure, data: Any) -> None:
             axes, (("requests_per_s", "requests/s"), ("ttft_p50_ms", "TTFT p50, ms"), ("ttft_p95_ms", "TTFT p95, ms")),
             strict=True,
         ):  # fmt: skip
+            axis.set(title=words, xlabel="users", xscale="log")
             _curve(axis, data[replicas], name, colour, replicas)
-            axis.set(title=words, xlabel="users", xscale="log", ylim=(0, None))
-    axes[0].legend(fontsize=8)
+            axis.set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
 
 
 def _curve(axes: Axes, one: Any, name: str, colour: str, replicas: str) -> None:
