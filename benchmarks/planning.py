@@ -222,14 +222,14 @@ def scenario(name: str) -> str:
 
 def model(lone: Lone, before: Samples, later: Samples) -> tuple[Fit, float]:
     """The fit with what a lone request takes beyond the engine: once, as `overhead`, and with each token, which is added
-    to `row` and given apart."""
+    to `step` (not to `row`: most of it is the turn's, not the answer's) and given apart."""
     chunks, steps = _merged(before, later).medians()
     fit = fitted(chunks, steps)
     bare = fit.times
     first = chunk_seconds(lone.prompt_tokens - lone.cached, bare)
     token = max(0.0, lone.itl_s - dict(steps)[1])
     overhead = max(0.0, lone.ttft_s - first)
-    return replace(fit, times=replace(bare, overhead=overhead, row=bare.row + token)), token
+    return replace(fit, times=replace(bare, overhead=overhead, step=bare.step + token)), token
 
 
 def chunk_seconds(tokens: int, times: ServiceTimes) -> float:

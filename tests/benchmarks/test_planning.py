@@ -73,7 +73,7 @@ def test_what_a_lone_request_takes_beyond_the_engine_is_overhead():
     assert fit.times.call == pytest.approx(0.003)
     assert fit.times.overhead == pytest.approx(0.002)  # of 100 tokens that are not cached
     assert token == pytest.approx(0.001)
-    assert fit.times.row == pytest.approx(0.003)
+    assert (fit.times.step, fit.times.row) == (pytest.approx(0.003), pytest.approx(0.002))
     assert chunk_seconds(300, ServiceTimes(1000, 0, 0, call=0.1)) == pytest.approx(0.5)  # two chunks
     assert drift(samples, Samples({}, {1: [0.008], 2: [0.012]})) == 2
 
