@@ -65,7 +65,9 @@ class EngineReplica:
         return {"state": asdict(self.replica.scheduler.snapshot())}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        return {"wait_s": self.replica.scheduler.snapshot().wait_s}
+        """For `cluster.scaling.by_wait`. busy: share of the slots that hold an answer."""
+        state = self.replica.scheduler.snapshot()
+        return {"wait_s": state.wait_s, "busy": state.running / self.replica.scheduler.engine.slots}
 
     def __del__(self) -> None:
         if hasattr(self, "replica"):

@@ -138,7 +138,7 @@ def started(plan: Plan) -> Iterator[Cluster]:
     token_file().write_text(secrets.token_hex(32))
     token_file().chmod(0o600)
     # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
-    cores = max(os.cpu_count() or 1, 4 * len(plan.engines) * plan.replicas)
+    cores = max(os.cpu_count() or 1, 4 * len(plan.engines) * plan.most_replicas)
     _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
     with terminated_as_exit(), _ended():
         config = schema(plan.config)
