@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 
 from tradewind.config import PROFILES, run
 from tradewind.errors import UserError
-from tradewind.report import serving
+from tradewind.report import serving, serving_pictures
 from tradewind.report.readme import Reports
 from tradewind.report.show import picture_bytes, section_text
 
@@ -117,11 +117,11 @@ def _wanted(what: str, reports: Path) -> str:
 
 def _current(cell: NotebookNode, picture: str, reports: Reports) -> bool:
     """Whether a drawing, or the line in its place, is of what the reports hold."""
-    report = serving.PICTURES[picture][0]
+    report = serving_pictures.PICTURES[picture][0]
     data, shown = serving.found(reports, report), _shown(cell) or ""
     if data is None or shown == serving.missing(report):
         return data is None and shown == serving.missing(report)
-    return serving.drawn_from(base64.b64decode(shown)) == serving.digest(data) if shown else False
+    return serving_pictures.drawn_from(base64.b64decode(shown)) == serving_pictures.digest(data) if shown else False
 
 
 def _shown(cell: NotebookNode) -> str | None:

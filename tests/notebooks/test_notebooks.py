@@ -10,7 +10,7 @@ from tests.support import ROOT
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.notebooks import DRAWN, TAG, chosen, differences, execute, read
-from tradewind.report import serving
+from tradewind.report import serving_pictures
 from tradewind.report.build import build_report
 from tradewind.report.gate import GateRules
 from tradewind.report.readme import Reports
@@ -92,7 +92,7 @@ def drawn(data: bytes) -> nbformat.NotebookNode:
 def test_a_drawing_of_other_data_is_found(reports):
     source = read_json(ROOT / "reports" / "benchmarks" / "overload.json")
     write_json(reports / "benchmarks" / "overload.json", source)
-    picture = serving.draw("overload.png", Reports(reports))
+    picture = serving_pictures.draw("overload.png", Reports(reports))
     assert picture is not None
     assert list(differences(drawn(picture), reports)) == []
     write_json(reports / "benchmarks" / "overload.json", source | {"capacity_per_s": 1.0})

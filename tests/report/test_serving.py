@@ -8,7 +8,8 @@ from PIL import Image
 from tests.support import ROOT
 from tradewind.files import write_json
 from tradewind.report.readme import Reports
-from tradewind.report.serving import MADE_BY, PICTURES, SECTIONS, draw, drawn_from, tree
+from tradewind.report.serving import MADE_BY, SECTIONS, tree
+from tradewind.report.serving_pictures import PICTURES, draw, drawn_from
 
 ERROR = {"n": 3, "median": -0.05, "median_size": 0.05, "worst": -0.2, "low": -0.2, "high": 0.1}
 NAMES = ("requests_per_s", "ttft_p50_ms", "ttft_p95_ms")

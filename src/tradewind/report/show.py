@@ -15,7 +15,7 @@ from IPython.display import Image, Markdown
 from tradewind.errors import UserError
 from tradewind.evaluation.results import read_results
 from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure
-from tradewind.report import serving
+from tradewind.report import serving, serving_pictures
 from tradewind.report.readme import Reports
 from tradewind.report.summary import in_order
 from tradewind.report.table import differences_table, measured_table
@@ -41,10 +41,10 @@ def picture(name: str) -> Image:
 
 
 def drawing(name: str) -> Image | Markdown:
-    """A picture of `tradewind.report.serving`, or the line that says what makes its report."""
-    drawn = serving.draw(name, Reports(folder("reports")))
+    """A picture of `tradewind.report.serving_pictures`, or the line that says what makes its report."""
+    drawn = serving_pictures.draw(name, Reports(folder("reports")))
     if drawn is None:
-        return Markdown(serving.missing(serving.PICTURES[name][0]))
+        return Markdown(serving.missing(serving_pictures.PICTURES[name][0]))
     return Image(data=drawn, format="png")
 
 
