@@ -11,8 +11,8 @@ from tradewind.engine.requests import TERMINAL, Done, Event, QueueFull, Refused,
 from tradewind.engine.sampling import SamplingParams
 from tradewind.serving.backend import Backend
 
-PROBE = "readiness"
-"""Tenant of the token that is asked for."""
+PROBE = "\0readiness"
+"""Tenant of the token that is asked for; no key has it."""
 FRESH = 5.0
 """Seconds."""
 GLANCE = 0.02
