@@ -104,7 +104,8 @@ class ApiReplica:
 
     def _served(self, app: str, facts: EngineFacts, metrics: Metrics) -> Served:
         replicas = ServeReplicas(serve.get_app_handle(app), app, facts)
-        remote = Remote(replicas, facts, self.args.patience, metrics.finished_by(facts.model))
+        observers = metrics.finished_by(facts.model), metrics.failed_over_by(facts.model)
+        remote = Remote(replicas, facts, self.args.patience, *observers)
         return Served(
             facts.model, remote, load_tokenizer(replace(self.args.settings, model=facts.model, engine=facts.name))
         )
