@@ -129,13 +129,22 @@ async def _read_stream(response: httpx.Response, answer: Answer) -> None:
 
 
 def _read_whole(data: bytes, answer: Answer) -> None:
-    reply = json.loads(data)
     if answer.status != httpx.codes.OK:
-        answer.error = f"status {answer.status}: {reply['error']['code'] or reply['error']['type']}"
+        answer.error = f"status {answer.status}: {_named(data)}"
         return
+    reply = json.loads(data)
     told: dict[str, Any] = {"usage": None, "reasons": {}, "texts": {}, "logprobs": {}}
     _gather(told, reply)
     answer.told = told
+
+
+def _named(data: bytes) -> str:
+    """An error's code or type; its text where it has not OpenAI's shape."""
+    try:
+        error = json.loads(data)["error"]
+        return str(error["code"] or error["type"])
+    except (ValueError, LookupError, TypeError):
+        return f"not of OpenAI's shape, {data[:60]!r}"
 
 
 def _gather(told: dict[str, Any], chunk: dict[str, Any]) -> None:

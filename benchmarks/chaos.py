@@ -43,7 +43,7 @@ from tradewind.load.server import started
 from tradewind.tracking import Measurement, git_commit, record_run
 
 REPLICAS = 2
-WHOLE_S, GLANCE_S = 180.0, 0.1
+WHOLE_S, GLANCE_S, PROBE_S = 180.0, 0.1, 0.5
 AROUND_S = 10.0
 """After a fault, in which a stream's gap is put down to it."""
 SLOW_PERIOD_S, SLOW_SHARE = 0.5, 0.2
@@ -221,14 +221,19 @@ async def whole(without: Sequence[int] = ()) -> float:
 
 
 async def answers(place: Place) -> tuple[float, list[Answer]]:
-    """Seconds until a short new request is answered, and what was told until then."""
-    begun, told = time.monotonic(), []
-    body = {**place.questions[0].body, "prompt": "Again", "max_tokens": 1, "stream": False}
-    short = Question("short", TEXT, {k: v for k, v in body.items() if k not in ("messages", "stream_options")})
+    """Seconds until a short new request is answered, and what those that ended until then were told. One is sent every
+    PROBE_S, whatever became of those before it. Raises UserError where none is answered."""
+    begun = time.monotonic()
+    body = {"model": place.questions[0].body["model"], "prompt": "Again", "max_tokens": 1, "stream": False}
+    tasks: list[asyncio.Task[Answer]] = []
     while time.monotonic() - begun < WHOLE_S:
-        told.append(await ask(place.http, short))
-        if told[-1].error is None:
-            return time.monotonic() - begun, told
+        tasks.append(asyncio.create_task(ask(place.http, Question("short", TEXT, body))))
+        await asyncio.wait(tasks[-1:], timeout=PROBE_S)
+        told = [one.result() for one in tasks if one.done()]
+        if any(one.error is None for one in told):
+            seconds = time.monotonic() - begun
+            await asyncio.gather(*tasks)
+            return seconds, told
         await asyncio.sleep(GLANCE_S)
     raise UserError(f"no new request was answered within {WHOLE_S:.0f} s")
 

@@ -9,6 +9,7 @@ from benchmarks.answers import KINDS, Answer, ask, differences, questions
 from benchmarks.chaos import Place, Sent, Work, around, counted, load, moments, share, table
 from tests.serving.conftest import serving
 from tradewind.engine.mock import MockEngine
+from tradewind.serving.settings import ServeSettings
 
 TEXTS = ["count on", "and on"]
 
@@ -54,8 +55,8 @@ def test_shares_and_moments() -> None:
 
 @pytest.fixture(scope="module")
 def mock_url():
-    with serving(MockEngine(slots=4, max_len=512)) as url:
-        yield url
+    with serving(MockEngine(slots=4, max_len=512), ServeSettings()) as served:
+        yield served.url
 
 
 def test_the_same_question_has_the_same_answer_as_a_stream_and_as_a_whole(mock_url: str) -> None:
