@@ -8,10 +8,11 @@ SHELL   := /bin/bash
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve load study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster load study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,16 +28,22 @@ $(STAMP): requirements.lock
 	@echo "$(CURDIR)/src" > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tradewind.pth
 	@touch $@
 
+$(CLUSTER): requirements-cluster.lock $(STAMP)
+	@echo "installing requirements-cluster.lock into $(VENV) (Ray Serve: 300 MB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r requirements-cluster.lock 2>$(VENV)/install.log \
+		|| { grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements-cluster.lock (see $(VENV)/install.log)" >&2; exit 2; }
+	@touch $@
+
 data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
 	@python pipelines/acquire.py $(if $(ACCEPT),--accept)
 
 repro: $(STAMP)  ## run the main job (PROFILE=nano|cpu|gpu|tpu, SET='key=value ...')
 	@python -m tradewind.repro $(PROFILE) $(SET)
 
-test: lint  ## lint, types, tests (at most 12 minutes)
+test: lint $(CLUSTER)  ## lint, types, tests (at most 12 minutes)
 	@python -m pytest tests -m "not slow"
 
-test-all: lint  ## what `test` leaves out for its length
+test-all: lint $(CLUSTER)  ## what `test` leaves out for its length
 	@python -m pytest tests -m slow
 
 lint: $(STAMP)  ## ruff and mypy
@@ -44,6 +51,9 @@ lint: $(STAMP)  ## ruff and mypy
 
 serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on PORT=8000
 	@python -m tradewind.serving --model $(MODEL) --engine $(ENGINE) --port $(PORT) --profile $(PROFILE)
+
+cluster: $(CLUSTER)  ## serve MODEL by REPLICAS=2 on Ray Serve, as serve.yaml says, on PORT=8000
+	@python -m tradewind.cluster up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter file,$(origin MODEL)),,--model $(MODEL)) $(if $(filter file,$(origin ENGINE)),,--engine $(ENGINE)) $(if $(filter file,$(origin PORT)),,--port $(PORT)) --profile $(PROFILE)
 
 load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a server of its own
 	@python -m tradewind.load $(SCENARIO) $(if $(URL),--url $(URL)) --model $(MODEL) --engine $(ENGINE) --profile $(PROFILE)
@@ -62,8 +72,10 @@ mlflow: $(STAMP)  ## import the committed runs and open the MLflow page on PORT=
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@jupyter lab --ip 127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None notebooks
 
-lock:  ## resolve requirements.lock anew (needs uv)
-	@uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.lock
+lock: COMPILE = --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+lock:  ## resolve both locks anew (needs uv)
+	@uv pip compile pyproject.toml $(addprefix --extra ,pipeline serve load notebooks documented dev) $(COMPILE) -o requirements.lock
+	@uv pip compile pyproject.toml --extra serve --extra cluster --constraint requirements.lock $(COMPILE) -o requirements-cluster.lock
 
 clean:  ## remove what runs made (not the environment, not data/)
 	@rm -rf artifacts .tradewind .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .mypy_cache

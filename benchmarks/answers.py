@@ -68,9 +68,9 @@ class Answer:
         return self.error is not None and bool(self.events)
 
     def longest_gap(self, begin: float, end: float) -> float | None:
-        """Seconds between two of its events, of which the second came in that time; None where none did."""
+        """Seconds between two of its events, of the gaps that any of that time is in; None where there is none."""
         pairs = zip(self.events, self.events[1:], strict=False)
-        return max((after - before for before, after in pairs if begin <= after < end), default=None)
+        return max((after - before for before, after in pairs if before < end and begin <= after), default=None)
 
 
 def questions(model: str, texts: Sequence[str], tokens: int) -> list[Question]:

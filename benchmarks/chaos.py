@@ -19,19 +19,18 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import httpx
 import psutil
 from tqdm import tqdm
 
-from benchmarks.answers import TEXT, Answer, Question, ask, differences, questions
+from benchmarks.answers import TEXT, Answer, Question, ask, questions
+from benchmarks.asking import AROUND_S, Place, Row, Work, around, counted, load, spread
 from tradewind import host
 from tradewind.cluster.deploy import attached
 from tradewind.cluster.observed import running, tokens_by_replica
@@ -44,41 +43,8 @@ from tradewind.tracking import Measurement, git_commit, record_run
 
 REPLICAS = 2
 WHOLE_S, GLANCE_S, PROBE_S = 180.0, 0.1, 0.5
-AROUND_S = 10.0
-"""After a fault, in which a stream's gap is put down to it."""
 SLOW_PERIOD_S, SLOW_SHARE = 0.5, 0.2
 """Of a slowed process: its period, and the share of it in which it runs."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """seconds: of the killing; every: between two kills; other: of each other part under load; hang: of the stop."""
-
-    seconds: float = 180.0
-    every: float = 20.0
-    other: float = 30.0
-    hang: float = 40.0
-    workers: int = 6
-    texts: int = 3
-    tokens: int = 64
-    characters: int = 300
-    seed: int = 0
-
-
-@dataclass
-class Place:
-    """A cluster that runs. undisturbed: an answer to each question, in their order."""
-
-    http: httpx.AsyncClient
-    work: Work
-    questions: list[Question]
-    undisturbed: list[Answer] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Sent:
-    question: int
-    answer: Answer
 
 
 @dataclass
@@ -87,9 +53,6 @@ class Fault:
 
     begun: float
     whole_s: float
-
-
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -135,68 +98,6 @@ async def everything(url: str, asked: list[Question], work: Work, names: Sequenc
             print(table({name: rows[name]}), flush=True)
             await whole()
     return rows
-
-
-# The load.
-
-
-@asynccontextmanager
-async def load(place: Place) -> AsyncIterator[list[Sent]]:
-    """Workers that ask until the block ends, and get their last answers then. The list grows."""
-    sent: list[Sent] = []
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(_worker(place, number, stop, sent)) for number in range(place.work.workers)]
-    try:
-        yield sent
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
-
-
-async def _worker(place: Place, number: int, stop: asyncio.Event, sent: list[Sent]) -> None:
-    chance = random.Random(f"{place.work.seed} {number}")
-    while not stop.is_set():
-        which = chance.randrange(len(place.questions))
-        answer = await ask(place.http, place.questions[which])
-        sent.append(Sent(which, answer))
-        if answer.error is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), min(1.0, float(answer.retry_after or 1)))
-
-
-def counted(place: Place, sent: Sequence[Sent]) -> Row:
-    """failed: neither answered nor refused with a status that says when to come again."""
-    answered = [one for one in sent if one.answer.error is None]
-    refused = [one for one in sent if one.answer.refused and one.answer.retry_after]
-    errors = Counter(one.answer.error for one in sent if one.answer.error)
-    changed = [(one, set(differences(place.undisturbed[one.question], one.answer))) for one in answered]
-    kinds = Counter(f"{place.questions[one.question].kind}: {', '.join(sorted(what))}" for one, what in changed if what)
-    return {
-        "requests": len(sent),
-        "answered": len(answered),
-        "refused": len(refused),
-        "failed": len(sent) - len(answered) - len(refused),
-        "cut": sum(one.answer.cut for one in sent),
-        "altered": sum(bool(what - {"logprobs"}) for _, what in changed),
-        "altered_logprobs": sum(what == {"logprobs"} for _, what in changed),
-        "altered_kinds": dict(kinds),
-        "errors": dict(errors),
-        "gap_s": spread([gap for one in answered if (gap := one.answer.longest_gap(0, float("inf"))) is not None]),
-    }
-
-
-def around(sent: Sequence[Sent], moments: Sequence[float]) -> list[float]:
-    """Of every fault and every stream under way: its longest gap in the next AROUND_S."""
-    found = []
-    for moment in moments:
-        under_way = (one.answer for one in sent if one.answer.events and one.answer.events[0] < moment)
-        gaps = (one.longest_gap(moment, moment + AROUND_S) for one in under_way)
-        found += [gap for gap in gaps if gap is not None]
-    return found
-
-
-def spread(values: Sequence[float]) -> dict[str, float] | None:
-    return {"p50": median(values), "max": max(values), "n": len(values)} if values else None
 
 
 async def failovers(place: Place) -> float:
@@ -391,7 +292,9 @@ def table(rows: dict[str, Row]) -> str:
         cells = [*(format(row[one], "g") if one in row else "-" for one in columns), _pair(gap), _pair(back)]
         lines.append(f"{name:>13}" + "".join(f"{cell:>17}" for cell in cells))
         extra = {
-            key: row[key] for key in ("errors", "altered_kinds", "shares", "answers_s", "refused_as") if row.get(key)
+            key: row[key]
+            for key in ("errors", "altered_kinds", "kills", "shares", "answers_s", "refused_as")
+            if row.get(key)
         }
         lines += [f"{'':>15}{key}: {value}" for key, value in extra.items()]
     return "\n".join(lines)

@@ -4,7 +4,7 @@
 
 Executing starts a kernel in the repository's root, with the reports and variants of the profile. Checking executes
 nothing: every output of a cell tagged `measured:<section>` or `measured:<picture.png>` must be what the reports give
-now.
+now, and a picture tagged `drawn:<picture.png>` must name the data that they hold.
 """
 
 import argparse
@@ -22,10 +22,12 @@ from nbformat import NotebookNode
 
 from tradewind.config import PROFILES, run
 from tradewind.errors import UserError
+from tradewind.report import serving
+from tradewind.report.readme import Reports
 from tradewind.report.show import picture_bytes, section_text
 
 FOLDER = Path("notebooks")
-TAG = "measured:"
+TAG, DRAWN = "measured:", "drawn:"
 TIMEOUT_S = 600
 
 
@@ -103,12 +105,23 @@ def differences(notebook: NotebookNode, reports: Path, name: str = "notebook") -
         for tag in cell.metadata.get("tags", []):
             if tag.startswith(TAG) and _shown(cell) != _wanted(tag.removeprefix(TAG), reports):
                 yield f"{name}: cell {number} ({tag}) differs from {reports} (run `make notebooks`)"
+            if tag.startswith(DRAWN) and not _current(cell, tag.removeprefix(DRAWN), Reports(reports)):
+                yield f"{name}: cell {number} ({tag}) shows other data than {reports} (run `make notebooks`)"
 
 
 def _wanted(what: str, reports: Path) -> str:
     if what.endswith(".png"):
         return base64.b64encode(picture_bytes(what, reports)).decode()
     return section_text(what, reports)
+
+
+def _current(cell: NotebookNode, picture: str, reports: Reports) -> bool:
+    """Whether a drawing, or the line in its place, is of what the reports hold."""
+    report = serving.PICTURES[picture][0]
+    data, shown = serving.found(reports, report), _shown(cell) or ""
+    if data is None or shown == serving.missing(report):
+        return data is None and shown == serving.missing(report)
+    return serving.drawn_from(base64.b64decode(shown)) == serving.digest(data) if shown else False
 
 
 def _shown(cell: NotebookNode) -> str | None:

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from benchmarks.answers import KINDS, Answer, ask, differences, questions
-from benchmarks.chaos import Place, Sent, Work, around, counted, load, moments, share, table
+from benchmarks.asking import Place, Sent, Work, around, counted, load
+from benchmarks.chaos import moments, share, table
 from tests.serving.conftest import serving
 from tradewind.engine.mock import MockEngine
 from tradewind.serving.settings import ServeSettings
@@ -41,9 +42,10 @@ def test_an_answer_is_held_to_the_undisturbed_one() -> None:
 
 
 def test_a_gap_is_of_the_fault_that_it_follows() -> None:
-    sent = [Sent(0, Answer(0.0, 200, events=[1.0, 1.1, 3.1, 3.2, 30.0])), Sent(0, Answer(0.0, 200, events=[5.0, 5.5]))]
-    assert around(sent, [2.0]) == pytest.approx([2.0])
-    assert around(sent, [4.0, 5.2]) == pytest.approx([0.5])
+    sent = [Sent(0, Answer(0.0, 200, events=[1.0, 1.1, 3.1, 3.2, 40.0])), Sent(0, Answer(0.0, 200, events=[5.0, 5.5]))]
+    assert around(sent, [2.0]) == pytest.approx([36.8])
+    assert around(sent[1:], [5.2]) == pytest.approx([0.5])
+    assert around(sent[1:], [2.0, 6.0]) == []
     assert Answer(0.0).longest_gap(0, 9) is None
 
 

@@ -268,8 +268,7 @@ def test_the_applications_are_those_of_serve_yaml_but_for_what_is_named(manifest
             held = held[int(key) if key.isdigit() else key]
         del held[last]
         assert unlike(service, yaml.safe_dump(changed)) == {name}
-    if (ROOT / "serve.yaml").exists():
-        assert unlike(service, (ROOT / "serve.yaml").read_text("utf-8")) == OTHERWISE
+    assert unlike(service, (ROOT / "serve.yaml").read_text("utf-8")) == OTHERWISE
 
 
 def test_a_drain_is_long_enough_for_a_start_elsewhere_and_an_end_here(manifests: list[Manifest]) -> None:
@@ -299,9 +298,8 @@ def test_the_applications_fit_on_the_fewest_workers(manifests: list[Manifest]) -
 def test_ray_is_the_version_of_the_lock(manifests: list[Manifest]) -> None:
     version = of_kind(manifests, "RayService")["spec"]["rayClusterConfig"]["rayVersion"]
     assert tuple(map(int, version.split("."))) >= (2, 53)  # the first with /api/healthz, which the probes ask
-    lock = ROOT / "requirements-cluster.lock"
-    if lock.exists():
-        assert re.findall(r"^ray==(\S+)", lock.read_text("utf-8"), re.MULTILINE) == [version]
+    lock = (ROOT / "requirements-cluster.lock").read_text("utf-8")
+    assert re.findall(r"^ray==(\S+)", lock, re.MULTILINE) == [version]
 
 
 def test_the_image_runs_as_the_pods_user_and_holds_what_it_copies(manifests: list[Manifest]) -> None:

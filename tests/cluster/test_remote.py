@@ -7,11 +7,23 @@ import pytest
 
 from tests.engine.scheduling import Inbox, ask
 from tests.engine.test_resume import REQUESTS, answered, sum_of
-from tradewind.cluster.remote import Batch, NoReplica, Patience, Remote, ReplicaLost
+from tradewind.cluster.remote import Batch, Patience, Remote, ReplicaLost
 from tradewind.engine.mock import MockEngine
-from tradewind.engine.requests import Cancelled, Closed, Delta, Done, Event, Failed, QueueFull, Request
-from tradewind.engine.scheduler import Scheduler, SchedulerSettings
+from tradewind.engine.requests import (
+    Cancelled,
+    Closed,
+    ContextTooLong,
+    Delta,
+    Done,
+    Event,
+    Failed,
+    QueueFull,
+    Request,
+    Unavailable,
+)
+from tradewind.engine.scheduler import Scheduler, SchedulerSettings, Snapshot
 from tradewind.engine.text import ByteTokenizer
+from tradewind.engine.timings import RequestTimings
 
 PULSE, STALL = 0.02, 0.3
 Fault = Callable[[int], Exception | None]
@@ -24,11 +36,15 @@ class Local:
     def __init__(self, schedulers: list[Scheduler], fault: Fault) -> None:
         self.schedulers, self.fault = schedulers, fault
         self.asked: list[tuple[str, Request]] = []
+        self.gone: set[str] = set()
+
+    def states(self) -> list[Snapshot]:
+        return [scheduler.snapshot() for scheduler in self.schedulers]
 
     async def stream(self, request: Request, avoid: frozenset[str]) -> AsyncIterator[Batch]:
-        names = [str(place) for place in range(len(self.schedulers)) if str(place) not in avoid]
+        names = [str(place) for place in range(len(self.schedulers)) if str(place) not in avoid | self.gone]
         if not names:
-            raise NoReplica
+            raise Unavailable
         name = names[len(self.asked) % len(names)]
         self.asked.append((name, request))
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
@@ -63,19 +79,25 @@ def schedulers() -> Iterator[list[Scheduler]]:
         scheduler.close()
 
 
-def run(replicas: Local, *requests: Request, tries: int = 5) -> tuple[list[Inbox], Remote]:
+def run(replicas: Local, *requests: Request, tries: int = 5, wait_s: float = 0.5) -> tuple[list[Inbox], Remote]:
+    """One after the other."""
     inboxes = [Inbox() for _ in requests]
 
     async def main() -> Remote:
-        remote = Remote(replicas, Patience(STALL, tries))
-        remote.submit_all(list(zip(requests, inboxes, strict=True)))
-        async with asyncio.timeout(20):
-            while not remote.idle:
-                await asyncio.sleep(0.005)
-        await remote.close()
+        remote = Remote(replicas, replicas.schedulers[0].engine, Patience(STALL, wait_s=wait_s, tries=tries))
+        for request, inbox in zip(requests, inboxes, strict=True):
+            remote.submit_all([(request, inbox)])
+            await at_rest(remote)
+        remote.close()
         return remote
 
     return inboxes, asyncio.run(main())
+
+
+async def at_rest(remote: Remote) -> None:
+    async with asyncio.timeout(20):
+        while not remote.idle:
+            await asyncio.sleep(0.005)
 
 
 def once(after: int, fault: Exception) -> Fault:
@@ -131,7 +153,7 @@ def test_a_request_of_no_seed_is_given_one_that_its_replicas_share(schedulers: l
 
 
 def test_when_too_many_are_lost_the_request_fails_once(schedulers: list[Scheduler]) -> None:
-    for tries, error in ((1, ReplicaLost), (5, NoReplica)):
+    for tries, error in ((1, ReplicaLost), (5, Unavailable)):
         replicas = Local(schedulers, lambda told: ReplicaLost("?", "killed") if told == 1 else None)
         (inbox,), _ = run(replicas, ask("count on"), tries=tries)
         end = inbox.end()
@@ -156,16 +178,16 @@ def test_what_is_cancelled_ends_so_and_frees_its_slot() -> None:
     scheduler = Scheduler(MockEngine(slots=1, max_len=256, step_delay=0.01), ByteTokenizer())
 
     async def main() -> Inbox:
-        remote, inbox = Remote(Local([scheduler], lambda _: None)), Inbox()
-        ticket = remote.submit(ask("a", 200), inbox)
+        remote, inbox = Remote(Local([scheduler], lambda _: None), scheduler.engine), Inbox()
+        (ticket,) = remote.submit_all([(ask("a", 200), inbox)])
         while not inbox.events:
             await asyncio.sleep(0.001)
         ticket.cancel()
         while not (remote.idle and scheduler.idle):
             await asyncio.sleep(0.001)
-        await remote.close()
+        remote.close()
         with pytest.raises(Closed):
-            remote.submit(ask("a"), Inbox())
+            remote.submit_all([(ask("a"), Inbox())])
         return inbox
 
     try:
@@ -173,3 +195,78 @@ def test_what_is_cancelled_ends_so_and_frees_its_slot() -> None:
         assert scheduler.snapshot().free_slots == 1
     finally:
         scheduler.close()
+
+
+def test_what_no_replica_could_run_is_refused_before_it_is_sent(schedulers: list[Scheduler]) -> None:
+    replicas = Local(schedulers, lambda _: None)
+    with pytest.raises(ContextTooLong):
+        run(replicas, ask("a", 10_000))
+    assert not replicas.asked
+
+
+def test_without_a_replica_a_new_request_is_refused_at_once_and_one_under_way_waits(
+    schedulers: list[Scheduler],
+) -> None:
+    replicas = Local(schedulers[:1], lambda _: None)
+    replicas.gone = {"0"}
+    (inbox,), _ = run(replicas, ask("new"), wait_s=20)
+    end = inbox.end()
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, Unavailable)
+
+    two = Local(schedulers[:2], once(2, ReplicaLost("?", "killed")))
+    two.gone = {"1"}
+
+    async def main() -> tuple[Inbox, Remote]:
+        remote, inbox = Remote(two, schedulers[0].engine, Patience(STALL, wait_s=20)), Inbox()
+        remote.submit_all([(ask("under way", 20), inbox)])
+        while not remote.failovers:
+            await asyncio.sleep(0.005)
+        two.gone = {"0"}  # a new one has come
+        await at_rest(remote)
+        return inbox, remote
+
+    inbox, remote = asyncio.run(main())
+    assert isinstance(inbox.end(), Done)
+    assert remote.failovers == 1
+
+
+def test_others_avoid_a_replica_that_was_lost_while_there_are_more(schedulers: list[Scheduler]) -> None:
+    """The suspect is taken again where it is the only one."""
+    replicas = Local(schedulers, once(1, ReplicaLost("?", "killed")))
+    run(replicas, *[ask("one", 4), ask("two", 4), ask("three", 4), ask("four", 4)])
+    names = [name for name, _ in replicas.asked]
+    assert names[0] not in names[1:]
+    only = Local(schedulers[:2], once(1, ReplicaLost("?", "killed")))
+
+    async def main() -> Inbox:
+        remote, first, second = Remote(only, schedulers[0].engine), Inbox(), Inbox()
+        remote.submit_all([(ask("one", 4), first)])
+        await at_rest(remote)
+        only.gone = {"1"}
+        remote.submit_all([(ask("two", 4), second)])
+        await at_rest(remote)
+        return second
+
+    assert isinstance(asyncio.run(main()).end(), Done)
+    assert [name for name, _ in only.asked] == ["0", "1", "0"]
+
+
+def test_counts_and_timings_are_of_whole_requests(schedulers: list[Scheduler]) -> None:
+    told: list[RequestTimings] = []
+    replicas = Local(schedulers, once(3, ReplicaLost("?", "killed")))
+
+    async def main() -> Snapshot:
+        remote = Remote(replicas, schedulers[0].engine, observer=told.append)
+        remote.submit_all([(ask("count", 12), Inbox())])
+        await asyncio.sleep(0)
+        assert remote.snapshot().waiting == 1
+        await at_rest(remote)
+        return remote.snapshot()
+
+    state = asyncio.run(main())
+    assert (state.running, state.waiting, state.prompt_tokens, state.completion_tokens) == (0, 0, 5, 12)
+    assert state.free_slots == 12
+    (timings,) = told
+    assert (timings.prompt_tokens, timings.completion_tokens, timings.finish_reason) == (5, 12, "length")
+    assert timings.ttft_s is not None

@@ -122,6 +122,17 @@ def test_an_end_is_allowed_only_where_the_answer_is_whole() -> None:
     assert matcher.advance(ord("b"))
 
 
+def test_between_tokens_of_json_stands_one_space_at_most() -> None:
+    """A model that likes white space would spend its tokens on it."""
+    matcher = compiled(ANY_OBJECT).matcher()
+    matcher.advance(ord("{"))
+    first = matcher.allowed()
+    assert (first[ord(" ")], first[ord("\n")], first[ord("}")]) == (True, False, True)
+    matcher.advance(ord(" "))
+    second = matcher.allowed()
+    assert (second[ord(" ")], second[ord("\n")], second[ord("}")]) == (False, False, True)
+
+
 def test_answers_of_one_grammar_do_not_share_their_place() -> None:
     grammar = compiled(Structure("choice", '["ab"]'))
     first, second = grammar.matcher(), grammar.matcher()

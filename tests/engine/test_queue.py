@@ -44,6 +44,16 @@ def test_smaller_priorities_first() -> None:
     assert served(filled(low, normal, high), 3) == [high, normal, low]
 
 
+def test_one_put_back_is_the_first_of_its_tenant_and_gains_nothing() -> None:
+    first, second, other = ticket("a"), ticket("a"), ticket("b")
+    queue = filled(first, second, other)
+    (taken,) = served(queue, 1)
+    assert taken is first
+    queue.put_back(first)
+    assert len(queue) == 3
+    assert served(queue, 3) == [other, first, second]
+
+
 def test_a_low_priority_moves_on_under_endless_high_ones() -> None:
     low = [ticket(priority=9) for _ in range(3)]
     queue = filled(*low)

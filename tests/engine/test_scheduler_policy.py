@@ -132,6 +132,55 @@ def test_priorities(server: Server) -> None:
 
 
 @with_settings(slots=1)
+@pytest.mark.parametrize(
+    "other", [{"tenant": "other"}, {"tenant": "many", "priority": -3}], ids=["another tenant", "an urgent one"]
+)
+def test_many_answers_to_one_prompt_hold_up_nobody_else(server: Server, other: dict[str, object]) -> None:
+    ends: list[str] = []
+
+    def noting(name: str) -> Inbox:
+        class Noting(Inbox):
+            def __call__(self, event: Event) -> None:
+                if isinstance(event, Delta) and event.finish_reason is not None:
+                    ends.append(name)
+                super().__call__(event)
+
+        return Noting()
+
+    many, one = noting("many"), noting("one")
+    server.engine.hold = 1
+    server.scheduler.submit(ask("many", 5, n=20, tenant="many"), many)
+    assert many.started.wait(WAIT)
+    server.scheduler.submit(ask("one", 5, **other), one)
+    server.go_on()
+    many.end()
+    assert ends.index("one") <= 2
+    assert [many.text(index) for index in range(20)] == [by_hand("many", 5)] * 20
+    assert one.text() == by_hand("one", 5)
+
+
+@with_settings(slots=2)
+def test_prompts_that_wait_for_a_slot_are_one_more_than_slots(server: Server) -> None:
+    """Each of them holds keys and values."""
+    held: list[int] = []
+
+    class Counting(Inbox):
+        def __call__(self, event: Event) -> None:
+            held.append(sum(ticket.prefilled for ticket in server.scheduler._live))
+            super().__call__(event)
+
+    server.running(2)
+    inboxes = [Counting() for _ in range(8)]
+    for place, inbox in enumerate(inboxes):
+        server.scheduler.submit(ask(f"tenant {place}", 3, n=3, tenant=f"{place}"), inbox)
+    for ticket in list(server.scheduler._live)[:2]:
+        ticket.cancel()
+    server.go_on()
+    assert all(isinstance(inbox.end(), Done) for inbox in inboxes)
+    assert max(held) == 3
+
+
+@with_settings(slots=1)
 def test_a_tenant_with_many_requests_does_not_hold_up_another(server: Server) -> None:
     many = {f"many {place}": ask("many", 3, tenant="many") for place in range(6)}
     inboxes = submit(server, **many, other=ask("other", 3, tenant="other"))
@@ -194,6 +243,21 @@ def test_a_queue_full_of_others_turns_away_neither_the_urgent_nor_another_tenant
     running.cancel()
     server.go_on()
     assert all(isinstance(inbox.end(), Done) for inbox in [urgent, other, *(inbox for _, inbox in held)])
+
+
+@with_settings(slots=1, ttft_goal_ms=50)
+def test_many_answers_to_one_prompt_refuse_its_own_tenant_only(server: Server) -> None:
+    """The others wait for one of them at most."""
+    server.engine.hold = 1
+    server.scheduler._load.hold = 0.02
+    ticket, inbox = server.send(ask("many", 5, n=20, tenant="many"))
+    assert inbox.started.wait(WAIT)
+    with pytest.raises(QueueFull):
+        server.send(ask("more", 5, tenant="many"))
+    other = server.send(ask("other", 5, tenant="other"))[1]
+    server.go_on()
+    assert isinstance(other.end(), Done)
+    ticket.cancel()
 
 
 @with_settings(slots=1, max_waiting=1)

@@ -16,13 +16,23 @@ SLO = Slo(ttft_ms=2000, itl_ms=250)
 
 
 def test_service_times_are_found_again_in_noise() -> None:
-    prefills = [(tokens, tokens / 900 * (1.01 if tokens % 3 else 0.99)) for tokens in (32, 64, 128, 256)]
+    prefills = [(tokens, 0.01 + tokens / 900 * (1.01 if tokens % 3 else 0.99)) for tokens in (32, 64, 128, 256)]
     steps = [(rows, 0.004 + 0.001 * rows) for rows in (1, 2, 4, 8)]
-    found = fitted(prefills, steps)
-    assert found.prefill_rate == pytest.approx(900, rel=0.02)
-    assert (found.step, found.row) == (pytest.approx(0.004), pytest.approx(0.001))
+    found = fitted(prefills, steps, overhead=0.003)
+    assert found.times.prefill_rate == pytest.approx(900, rel=0.03)
+    assert found.times.call == pytest.approx(0.01, rel=0.1)
+    assert (found.times.step, found.times.row) == (pytest.approx(0.004), pytest.approx(0.001))
+    assert found.times.overhead == 0.003
+    assert 0 < found.chunk_residual < 0.02
+    assert found.step_residual == pytest.approx(0, abs=1e-9)
     with pytest.raises(UserError, match="do not fit"):
         fitted(prefills, [(1, 0.01), (8, 0.001)])
+
+
+def test_a_constant_is_never_below_zero() -> None:
+    found = fitted([(10, 0.1), (20, 0.24)], [(1, 0.002), (2, 0.005)])
+    assert (found.times.call, found.times.step) == (0, 0)
+    assert 1 / found.times.prefill_rate == pytest.approx(0.011, rel=0.1)
 
 
 def test_a_replica_at_its_capacity_is_busy_and_above_it_is_not_good_enough() -> None:

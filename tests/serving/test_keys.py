@@ -147,6 +147,14 @@ def test_a_file_without_keys_does_not_open_the_server(tmp_path, monkeypatch):
         keyring(str(path))
 
 
+def test_a_key_that_cannot_be_kept_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write the keys"):
+        add_key(tmp_path / "nosuch" / "keys.json", "acme", ("generate",), Limits())
+    with pytest.raises(UserError, match="a tenant has a name"):
+        add_key(tmp_path / "keys.json", "", ("generate",), Limits())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "held",
     [

@@ -1,5 +1,6 @@
 """The command line: refusals in one line, a server that says where it is, an end that keeps running answers."""
 
+import gc
 import json
 import os
 import signal
@@ -14,8 +15,10 @@ import pytest
 
 from tests.serving.conftest import WAIT
 from tradewind.config import run
-from tradewind.serving.__main__ import main
+from tradewind.serving.__main__ import arguments, main
 from tradewind.serving.keys import Limits, add_key
+from tradewind.serving.server import Server, serve
+from tradewind.serving.settings import ServeSettings
 
 COMMAND = [sys.executable, "-m", "tradewind.serving"]
 SOURCE = Path(__file__).parents[2] / "src"
@@ -34,6 +37,12 @@ def environment(**more: str) -> dict[str, str]:
         (["--engine", "cuda"], "unknown engine 'cuda' (choices: ort, jax, mock)"),
         (["--profile", "huge"], "unknown profile 'huge' (choices: nano, cpu, gpu, tpu)"),
         (["--port", "70000", "--engine", "mock"], "cannot serve 127.0.0.1 port 70000"),
+        (["--port", "-1", "--engine", "mock"], "port: -1 is not a number from 0"),
+        (["--threads", "0", "--engine", "mock"], "threads: 0 is not a number from 1"),
+        (["--max-choices", "0", "--engine", "mock"], "max_choices: 0 is not a number from 1"),
+        (["--request-timeout-s", "nan", "--engine", "mock"], "request_timeout_s: nan is not a number from 0.001"),
+        (["--send-timeout-s", "inf", "--engine", "mock"], "send_timeout_s: inf is not a number from 0.001"),
+        (["--prefix-cache-mib", "-1", "--engine", "mock"], "prefix_cache_mib: -1 is not a number from 0"),
         (["--keys-file", "nosuch.json", "--engine", "mock"], "nosuch.json: cannot read the keys"),
     ],
 )
@@ -47,6 +56,15 @@ def test_refusals_are_one_line(
     line = capsys.readouterr().err
     assert said in line
     assert line.count("\n") == 1
+
+
+def test_help_says_what_each_option_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        arguments(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "--slots SLOTS answers that run at once (default: 8)" in said
+    assert "(default: none)" in said
 
 
 def refused(folder: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +173,20 @@ def test_variants_beside_the_main_one(tmp_path: Path) -> None:
         process.wait(WAIT)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_collections_leave_out_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there when serving begins stays: no call is to wait until all of it was looked at."""
+    left: list[int] = []
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
+    monkeypatch.setattr(Server, "run", lambda self, sockets: left.append(len(gc.get_objects())))
+    try:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            serve(None, listener, "mock", ServeSettings(), lambda: None)
+    finally:
+        gc.unfreeze()
+    assert left[0] < 1000 < len(gc.get_objects())
 
 
 def test_a_variant_is_not_served_twice(

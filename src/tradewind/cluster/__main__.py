@@ -36,7 +36,8 @@ def up(given: argparse.Namespace) -> None:
 
 def update(given: argparse.Namespace) -> None:
     with attached() as cluster:
-        cluster.update(cluster.plan.changed(model=given.model, engine=given.engine))
+        changes = {name: getattr(given, name) for name in ("model", "engine", "variants")}
+        cluster.update(cluster.plan.changed(**changes))
         print(f"serving {cluster.plan.model} at {cluster.url}/v1")
 
 
@@ -61,20 +62,21 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--model", help="champion, or a variant")
         command.add_argument("--engine", choices=ENGINES)
         command.add_argument("--routing", choices=STRATEGIES)
-        for name in ("replicas", "port", "slots", "threads"):
+        command.add_argument("--replicas", help="a number, or 1-4: as many as keep waits short (what the file says)")
+        for name in ("port", "slots", "threads"):
             command.add_argument(f"--{name}", type=int, help="what the file says")
     command = commands.add_parser("update", help="replace the model of the cluster that runs here")
     command.add_argument("--model", required=True)
     command.add_argument("--engine", choices=ENGINES)
+    command.add_argument("--variants", help="the folder that the model is in")
     command.set_defaults(do=update)
     commands.add_parser("status", help="what runs here").set_defaults(do=status)
     return parser.parse_args(argv)
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
-    plan = Plan.read(given.file, given.profile)
     names = ("replicas", "port", "model", "engine", "routing", "slots", "threads")
-    return plan.changed(**{name: getattr(given, name) for name in names})
+    return Plan.read(given.file, given.profile, **{name: getattr(given, name) for name in names})
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ being the main one, and `aliases` gives more names to some of them.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from tradewind.cluster.parcel import Parcel
 from tradewind.cluster.remote import Batch, Remote
@@ -64,11 +65,28 @@ class EngineReplica:
         return {"state": asdict(self.replica.scheduler.snapshot())}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        return {"wait_s": self.replica.scheduler.snapshot().wait_s}
+        """For `cluster.scaling.by_wait`. busy: share of the slots that hold an answer."""
+        state = self.replica.scheduler.snapshot()
+        return {"wait_s": state.wait_s, "busy": state.running / self.replica.scheduler.engine.slots}
 
     def __del__(self) -> None:
         if hasattr(self, "replica"):
             self.replica.scheduler.close()
+
+
+@dataclass(frozen=True)
+class Reached:
+    """An application's engines, and what they are. The handle's router ends with it."""
+
+    app: str
+    handle: DeploymentHandle
+    facts: EngineFacts
+
+    @classmethod
+    async def at(cls, app: str) -> "Reached":
+        """Once there is one."""
+        handle = serve.get_app_handle(app)
+        return cls(app, handle, await handle.facts.remote())
 
 
 @serve.deployment(name="Api", max_ongoing_requests=MANY)
@@ -78,13 +96,13 @@ class ApiReplica:
 
     async def __init__(self, args: ApiArgs) -> None:  # type: ignore[misc] # Serve awaits it
         self.args = args
-        self.reached = [(app, await reach(app)) for app in args.engines]
+        self.reached = [await Reached.at(app) for app in args.engines]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         settings = self.args.settings
-        _, main = self.reached[0]
+        main = self.reached[0].facts
         metrics = Metrics(main.model, main.max_len)
-        served = [self._served(app, facts, metrics) for app, facts in self.reached]
+        served = [self._served(one, metrics) for one in self.reached]
         first, *others = served
         return create_app(
             first.scheduler,
@@ -99,21 +117,17 @@ class ApiReplica:
         )
 
     def _alias(self, alias: AliasArgs) -> Alias:
-        models = {app: facts.model for app, facts in self.reached}
+        models = {one.app: one.facts.model for one in self.reached}
         return Alias(tuple(models[app] for app in alias.engines), alias.exact)
 
-    def _served(self, app: str, facts: EngineFacts, metrics: Metrics) -> Served:
-        replicas = ServeReplicas(serve.get_app_handle(app), app, facts)
+    def _served(self, one: Reached, metrics: Metrics) -> Served:
+        facts = one.facts
+        replicas = ServeReplicas(one.handle, one.app, facts)
         observers = metrics.finished_by(facts.model), metrics.failed_over_by(facts.model)
         remote = Remote(replicas, facts, self.args.patience, *observers)
         return Served(
             facts.model, remote, load_tokenizer(replace(self.args.settings, model=facts.model, engine=facts.name))
         )
-
-
-async def reach(app: str) -> EngineFacts:
-    """What an application's replicas are, once there is one."""
-    return await serve.get_app_handle(app).facts.remote()
 
 
 def engine(args: Mapping[str, Any]) -> serve.Application:

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -137,7 +138,7 @@ def started(plan: Plan) -> Iterator[Cluster]:
     token_file().write_text(secrets.token_hex(32))
     token_file().chmod(0o600)
     # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
-    cores = max(os.cpu_count() or 1, 4 * len(plan.engines) * plan.replicas)
+    cores = max(os.cpu_count() or 1, 4 * len(plan.engines) * plan.most_replicas)
     _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
     with terminated_as_exit(), _ended():
         config = schema(plan.config)
@@ -167,11 +168,13 @@ def attached() -> Iterator[Cluster]:
     known: dict[str, Any] = read_json(note) if note.is_file() else {"pid": 0, "config": {}, "profile": ""}
     if not known["pid"] or not psutil.pid_exists(known["pid"]):
         raise UserError("no cluster runs here: `make cluster` starts one")
-    _set_up()
+    host, _, port = known["address"].rpartition(":")
     try:
-        _init(address=known["address"])
-    except (ConnectionError, RuntimeError) as error:
+        socket.create_connection((host, int(port)), 2).close()
+    except OSError as error:  # Ray itself would try for minutes
         raise UserError(f"the cluster at {known['address']} does not answer: {error}") from None
+    _set_up()
+    _init(address=known["address"])
     try:
         yield Cluster(Plan(known["config"], known["profile"]), serve.context._get_global_client(), known["pid"])
     finally:

@@ -25,6 +25,12 @@ from tradewind.serving.variants import named
 API, ENGINE = "tradewind.cluster.app:api", "tradewind.cluster.app:engine"
 """The import paths of the applications."""
 Json = dict[str, Any]
+SCALING: Json = {
+    "policy": {"policy_function": "tradewind.cluster.scaling:by_wait", "policy_kwargs": {"goal_s": 1.0}},
+    "look_back_period_s": 20,
+    "upscale_delay_s": 10,
+    "downscale_delay_s": 120,
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Plan:
     profile: str
 
     @classmethod
-    def read(cls, path: Path, profile: str | None = None) -> "Plan":
-        """Raises UserError naming the file and what is wrong with it."""
+    def read(cls, path: Path, profile: str | None = None, **changes: Any) -> "Plan":
+        """changes: as of `changed`. Raises UserError naming the file and what is wrong with it."""
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -47,44 +53,43 @@ class Plan:
         params = read_params(folder / "params.yaml") if (folder / "params.yaml").is_file() else {}
         serve = {**params.get("serve", {}), "variants": str((folder / ServeSettings.variants).resolve())}
         try:
-            return cls._checked(config, serve, profile or str(params.get("profile", "cpu")))
+            return cls._checked(config, serve, profile or str(params.get("profile", "cpu")), changes)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
     @classmethod
-    def _checked(cls, config: Any, serve: Mapping[str, Any], profile: str) -> "Plan":
+    def _checked(cls, config: Any, serve: Mapping[str, Any], profile: str, changes: Json) -> "Plan":
         schema(config)
         config = deepcopy(config)
         for app in config["applications"]:
             app["args"] = {**serve, **app.get("args", {})}
-        plan = cls(config, profile)
-        return plan.changed()
+        return cls(config, profile).changed(**changes)
 
     def changed(
         self,
         *,
-        replicas: int | None = None,
+        replicas: str | None = None,
         port: int | None = None,
         model: str | None = None,
         engine: str | None = None,
         routing: str | None = None,
         slots: int | None = None,
         threads: int | None = None,
+        variants: str | None = None,
     ) -> "Plan":
-        """With other values: of the main engine's application, but for the port. Raises UserError."""
+        """With other values: of the main engine's application, but for the port. replicas: a number, or "1-4", between
+        which they follow the wait. Raises UserError."""
         config = deepcopy(self.config)
         plan = replace(self, config=config)
         if port is not None:
             config.setdefault("http_options", {})["port"] = port
         main = plan.engines[0]
         given = {"model": model or (engine and "champion"), "engine": engine, "slots": slots, "threads": threads}
+        given["variants"] = variants and str(Path(variants).resolve())
         main["args"].update({name: value for name, value in given.items() if value is not None})
         deployment = _deployment(main, "Engine")
         if replicas is not None:
-            if replicas < 1:
-                raise UserError(f"replicas: {replicas} is below 1")
-            deployment.pop("autoscaling_config", None)
-            deployment["num_replicas"] = replicas
+            _scale(deployment, replicas)
         if routing is not None:
             _router(deployment).setdefault("request_router_kwargs", {})["routing"] = routing
         plan._check()
@@ -151,6 +156,11 @@ class Plan:
         return int(scaling.get("initial_replicas") or scaling.get("min_replicas") or deployment.get("num_replicas", 1))
 
     @property
+    def most_replicas(self) -> int:
+        scaling = _deployment(self.engines[0], "Engine").get("autoscaling_config") or {}
+        return int(scaling.get("max_replicas", self.replicas))
+
+    @property
     def host(self) -> str:
         return str(self.config.get("http_options", {}).get("host", "127.0.0.1"))
 
@@ -205,6 +215,24 @@ def _deployment(app: Json, name: str) -> Json:
             return one
     deployments.append({"name": name})
     return deployments[-1]
+
+
+def _scale(deployment: Json, replicas: str) -> None:
+    """Raises UserError."""
+    least, _, most = replicas.partition("-")
+    try:
+        bounds = int(least), int(most or least)
+    except ValueError:
+        raise UserError(f"replicas: {replicas!r} is neither a number nor two, as in 1-4") from None
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise UserError(f"replicas: {replicas} is below 1, or falls")
+    for name in ("num_replicas", "autoscaling_config"):
+        deployment.pop(name, None)
+    if bounds[0] == bounds[1]:
+        deployment["num_replicas"] = bounds[0]
+    else:
+        scaling = {**SCALING, "min_replicas": bounds[0], "max_replicas": bounds[1], "initial_replicas": bounds[0]}
+        deployment["autoscaling_config"] = scaling
 
 
 def _router(deployment: Json) -> Json:

@@ -1,4 +1,5 @@
-"""Who starts next: requests that wait for their prefill, by priority and by their tenants' fair share.
+"""Who starts next, by priority and by tenants' fair share: requests that wait for their prefill, or for a slot for one
+more answer.
 
 1. Of the priorities that have a waiting request, the smallest number goes first, but every eighth start goes to the
    priority of the request that has waited longest: none waits for ever.
@@ -40,6 +41,12 @@ class FairQueue:
         if request.tenant not in self._waiting:
             self._lift(request.tenant)
         self._levels.setdefault(request.priority, {}).setdefault(request.tenant, deque()).append(ticket)
+        self._tally(ticket, 1)
+
+    def put_back(self, ticket: Ticket) -> None:
+        """One that was taken and has more to start: the first of its tenant's, whose counter stays what it is."""
+        request = ticket.request
+        self._levels.setdefault(request.priority, {}).setdefault(request.tenant, deque()).appendleft(ticket)
         self._tally(ticket, 1)
 
     def take(self) -> Ticket:

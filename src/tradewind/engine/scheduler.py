@@ -7,21 +7,21 @@ The life of a request here:
 3. Its prompt is prefilled in chunks, between two decode steps, under a budget of tokens a turn: several short prompts
    share a turn, and a long one delays running answers by a chunk at most. Where no answer runs, none is delayed, and the
    budget is `IDLE_CHUNKS` times as large: engines run longer chunks faster. Cancellations and deadlines wait for it.
-4. Each of its n answers takes a free slot as one comes, all from the one prefilled prefix.
+4. Its first answer takes the slot that was free for it; for each further one it goes back to the queue, ahead of its
+   tenant's others, so that many answers to one prompt hold up nobody else. All start from the one prefilled prefix.
 5. Every turn of the loop feeds all running answers together: the last token and, where few answers run, drafted ones
    after it (`tradewind.engine.lookup`), if the engine gives the same logits then. An answer that ends frees its slot in
    that turn.
 6. A terminal event ends it: `Done`, `Failed` (an error of this request, which the loop survives, or its deadline,
    waiting or running) or `Cancelled`.
 
-Not covered: preemption of running answers, more than one partial prefill at a time.
+Not covered: preemption of running answers, more than one partial prefill at a time; no other answer starts meanwhile.
 """
 
 import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,6 +60,8 @@ SCORED_CHUNK = 32
 some 20 ms."""
 MOST_TIMES = 4
 """`max_waiting` counts those ahead of a request; so many times as many wait over all tenants and priorities at most."""
+NEXT = Request((0,), 1)
+"""What a snapshot's `wait_s` is of."""
 RETRY = 0.5
 """Seconds between two attempts to take back a slot while nothing runs."""
 
@@ -78,8 +80,7 @@ class Scheduler:
         self.settings = settings or SchedulerSettings()
         self._live: dict[Ticket, None] = {}  # accepted and not ended, as they came
         self._queue = FairQueue()
-        self._prefilling: Ticket | None = None
-        self._ready: deque[tuple[Ticket, Answer]] = deque()
+        self._starting: Ticket | None = None  # a slot is free for it
         self._slots = Slots(engine)
         self._cache = PrefixCache(self.settings.prefix_cache_bytes)
         self._load = Load(engine.slots, self.settings.prefill_chunk)
@@ -120,7 +121,7 @@ class Scheduler:
             rows = list(self._slots.rows.values())
             return Snapshot(
                 running=len(rows),
-                waiting=self._unstarted + len({ticket for ticket, _ in self._ready}),
+                waiting=self._waiting,
                 free_slots=len(self._slots.free),
                 prompt_tokens=self._prompt_tokens,
                 completion_tokens=self._completion_tokens,
@@ -132,7 +133,7 @@ class Scheduler:
                 prefix_bytes=self._cache.nbytes,
                 drafted=self._drafted,
                 accepted=self._accepted,
-                wait_s=self._load.wait(self._ahead(self._queue.ahead("", 0, 1))) if self._live else 0.0,
+                wait_s=self._load.wait(self._ahead(self._queue.ahead("", 0, 1), NEXT)) if self._live else 0.0,
             )
 
     @property
@@ -152,9 +153,9 @@ class Scheduler:
             self._changed.notify()
 
     @property
-    def _unstarted(self) -> int:
-        """Requests whose prompt is not prefilled."""
-        return len(self._queue) + (self._prefilling is not None)
+    def _waiting(self) -> int:
+        """Requests with an answer that has not started."""
+        return len(self._queue) + (self._starting is not None)
 
     def _admit(self, requests: Sequence[Request]) -> None:
         """Whether requests of one tenant and priority may come in together. Raises Closed or QueueFull. An idle scheduler
@@ -165,17 +166,16 @@ class Scheduler:
             return
         tokens = sum(request.length for request in requests)
         before = self._queue.ahead(requests[0].tenant, requests[0].priority, tokens)
-        count, most = len(before) + (self._prefilling is not None), self.settings.max_waiting
-        full = count + len(requests) > most or self._unstarted + len(requests) > MOST_TIMES * most
-        self._load.admit(self._ahead(before), tokens, self.settings.ttft_goal_ms / 1000, count, full)
+        count, most = len(before) + (self._starting is not None), self.settings.max_waiting
+        full = count + len(requests) > most or self._waiting + len(requests) > MOST_TIMES * most
+        self._load.admit(self._ahead(before, requests[0]), tokens, self.settings.ttft_goal_ms / 1000, count, full)
 
-    def _ahead(self, before: Sequence[Ticket]) -> Ahead:
-        tokens = sum(ticket.request.length for ticket in before)
-        answers = sum(ticket.request.n for ticket in before) + len(self._ready)
-        if self._prefilling is not None:
-            request, prefix = self._prefilling.request, self._prefilling.prefix
-            tokens += request.length if prefix is None else len(prefix.pending)
-            answers += request.n
+    def _ahead(self, before: Sequence[Ticket], request: Request) -> Ahead:
+        """Of a prompt in another tenant's line one answer starts, and then it is this request's turn."""
+        tokens = answers = 0
+        for ticket in before if self._starting is None else (*before, self._starting):
+            tokens += ticket.to_run
+            answers += ticket.unstarted if ticket.goes_first(request) else 1
         return Ahead(tokens, answers, len(self._slots.free), bool(self._slots.rows))
 
     # The engine's thread.
@@ -184,7 +184,7 @@ class Scheduler:
         if self.settings.ttft_goal_ms:
             self._load.measure(self.engine)
         while self._wait_for_work():
-            for part in (self._sweep, self._prefill, self._fill_slots, self._decode):
+            for part in (self._sweep, self._start_waiting, self._decode):
                 try:
                     part()
                 except Exception:
@@ -211,25 +211,38 @@ class Scheduler:
         if self._slots.stuck:
             self._free_stuck()
 
-    def _prefill(self) -> None:
-        """Run waiting prompts, as far as the budget of a turn goes, and start their answers."""
+    def _start_waiting(self) -> None:
+        """Run waiting prompts, as far as the budget of a turn goes, and start answers while slots are free."""
         spent = 0
-        while (room := self._budget() - spent) > 0 and (ticket := self._next_prompt()) is not None:
+        while (ticket := self._next()) is not None:
+            room = self._budget() - spent
             try:
-                spent += self._run_chunk(ticket, room)
+                if ticket.prefilled:
+                    self._start_answer(ticket)
+                elif room > 0:
+                    spent += self._run_chunk(ticket, room)
+                else:
+                    return
             except Exception as error:
                 self._fail(ticket, error)
-            self._fill_slots()
 
     def _budget(self) -> int:
         return self.settings.prefill_chunk * (1 if self._slots.rows else IDLE_CHUNKS)
 
-    def _next_prompt(self) -> Ticket | None:
-        """The prompt that is half done, else the queue's next where a slot will be there for it."""
+    def _next(self) -> Ticket | None:
+        """The one that has begun to start, else the queue's next where a slot is there for it."""
         with self._changed:
-            if self._prefilling is None and len(self._queue) and len(self._slots.free) > len(self._ready):
-                self._prefilling = self._queue.take()
-            return self._prefilling
+            if self._starting is None and len(self._queue) and self._slots.free:
+                self._starting = self._take()
+            return self._starting
+
+    def _take(self) -> Ticket:
+        """The queue's next; but of more prefilled prompts than slots, which all hold memory, the oldest."""
+        held = [ticket for ticket in self._live if ticket.prefilled]
+        if len(held) <= self.engine.slots:
+            return self._queue.take()
+        self._queue.remove(held[0])
+        return held[0]
 
     def _run_chunk(self, ticket: Ticket, room: int) -> int:
         """Run at most `room` tokens of its prompt; gives how many."""
@@ -272,11 +285,7 @@ class Scheduler:
         ticket.clock.prompt_done()
         assert ticket.prefix is not None
         self._cache.insert(salt(request), request.known, ticket.prefix)
-        with self._changed:
-            self._prefilling = None
-            self._prompt_tokens += len(request.prompt)
-            if request.max_tokens:
-                self._ready.extend((ticket, answer) for answer in ticket.answers)
+        self._prompt_tokens += len(request.prompt)
         if ticket.scorer is not None:
             ticket.emit(ticket.scorer.event)
         if not request.max_tokens:
@@ -284,18 +293,13 @@ class Scheduler:
                 ticket.emit(Delta(index, "", 0, (), "length"))
             self._end(ticket, ticket.done)
 
-    def _fill_slots(self) -> None:
-        """Start answers whose prompt is prefilled: their first token needs no slot, the next ones do."""
-        while self._ready and self._slots.free:
-            with self._changed:
-                ticket, answer = self._ready.popleft()
-            try:
-                self._start(ticket, answer)
-            except Exception as error:
-                self._fail(ticket, error)
-
-    def _start(self, ticket: Ticket, answer: Answer) -> None:
-        prefix = ticket.take_prefix()
+    def _start_answer(self, ticket: Ticket) -> None:
+        """The next one of a prefilled prompt: its first token needs no slot, the others do."""
+        with self._changed:
+            self._starting = None
+            answer, prefix = ticket.take_answer()
+            if ticket.unstarted:
+                self._queue.put_back(ticket)
         if prefix.logits is None:
             raise RuntimeError("the engine gave no logits")
         lookup = Lookup.of(ticket.request, self.settings) if self.engine.exact_feeds else None
@@ -386,9 +390,8 @@ class Scheduler:
                 return
             del self._live[ticket]
             self._queue.remove(ticket)
-            self._ready = deque(pair for pair in self._ready if pair[0] is not ticket)
-            if self._prefilling is ticket:
-                self._prefilling = None
+            if self._starting is ticket:
+                self._starting = None
         for slot in [slot for slot, row in self._slots.rows.items() if row.ticket is ticket]:
             self._free_slot(slot)
         ticket.prefix = None

@@ -36,7 +36,7 @@ class SchedulerSettings:
 class Snapshot:
     """Counts at one moment, and totals since the start.
 
-    running: answers in slots. waiting: requests accepted that have no answer in a slot yet. prompt_tokens: of prompts
+    running: answers in slots. waiting: requests accepted with an answer that has not started. prompt_tokens: of prompts
     prefilled, cached ones included. seconds_since_progress: since a token was made or a chunk of a prompt run; at first
     infinite. prefill_rate: prompt tokens a second, a moving average; None before the first. kv_usage: share of the
     slots' positions that hold a token. prefix_queries, prefix_hits: prompt tokens looked up and found. prefix_bytes:

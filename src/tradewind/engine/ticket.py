@@ -36,14 +36,29 @@ class Ticket:
     def late(self, now: float) -> bool:
         return self.request.deadline is not None and now >= self.request.deadline
 
-    def take_prefix(self) -> Prefix:
-        """The prefilled prompt for one answer; let go of with the last, so that running answers hold no second copy."""
+    @property
+    def prefilled(self) -> bool:
+        return self.prefix is not None and not self.prefix.pending
+
+    @property
+    def to_run(self) -> int:
+        """Tokens of its prompt that were not run yet."""
+        return self.request.length if self.prefix is None else len(self.prefix.pending)
+
+    def goes_first(self, request: Request) -> bool:
+        """Whether all its answers start before that request: of its own tenant, or more urgent."""
+        return self.request.tenant == request.tenant or self.request.priority < request.priority
+
+    def take_answer(self) -> tuple[Answer, Prefix]:
+        """The next answer and its prefilled prompt; that is let go of with the last, so that running answers hold no
+        second copy.
+        """
         assert self.prefix is not None
-        prefix = self.prefix
+        answer, prefix = self.answers[-self.unstarted], self.prefix
         self.unstarted -= 1
         if not self.unstarted:
             self.prefix = None
-        return prefix
+        return answer, prefix
 
     def emit(self, event: Event) -> None:
         """Pass an event on, and nothing after a terminal one."""

@@ -2,7 +2,7 @@
 
 `capacity` searches the highest rate at which a simulated replica still gives enough good answers; `replicas_for` takes as
 many replicas as that rate asks for and simulates them together. What is not modelled is in `tradewind.planning.simulation`.
-Not yet held against a measured run.
+`benchmarks.planning` holds it against measured runs.
 """
 
 import itertools
@@ -78,18 +78,35 @@ class Needed:
     utilization: float
 
 
-def fitted(
-    prefills: Sequence[tuple[int, float]], steps: Sequence[tuple[int, float]], overhead: float = 0.0
-) -> ServiceTimes:
-    """Least squares: seconds of prompts = tokens / rate, seconds of steps = step + row * rows. Raises UserError where the
-    measurements do not grow with their size."""
-    tokens, seconds = np.array(prefills, float).T
-    rows, took = np.array(steps, float).T
-    row, step = np.polyfit(rows, took, 1)
-    rate = float(tokens @ tokens / (tokens @ seconds))
-    if row < 0 or rate <= 0:
-        raise UserError(f"service times do not fit: prefill {rate:.0f} tokens/s, {row:.4f} s a row of a step")
-    return ServiceTimes(rate, max(0.0, float(step)), float(row), overhead)
+@dataclass(frozen=True)
+class Fit:
+    """Service times, and how far from them the measurements lie: the median of |measured / fitted - 1| over those of
+    chunks, and over those of steps."""
+
+    times: ServiceTimes
+    chunk_residual: float
+    step_residual: float
+
+
+def fitted(prefills: Sequence[tuple[int, float]], steps: Sequence[tuple[int, float]], overhead: float = 0.0) -> Fit:
+    """Least squares of relative errors: seconds of prompt chunks = call + tokens / rate, seconds of steps = step + row *
+    rows, neither constant below 0. Raises UserError where the measurements do not grow with their size."""
+    call, token, chunk_residual = _line(prefills)
+    step, row, step_residual = _line(steps)
+    if row < 0 or token <= 0:
+        raise UserError(f"service times do not fit: {token:.6f} s a prompt token, {row:.6f} s a row of a step")
+    return Fit(ServiceTimes(1 / token, step, row, overhead, call), chunk_residual, step_residual)
+
+
+def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float, float]:
+    """Constant, slope, median relative residual. Weights 1/y: a long chunk does not outvote a short one."""
+    sizes, seconds = np.array(points, float).T
+    slope, constant = np.polyfit(sizes, seconds, 1, w=1 / seconds)
+    if constant < 0:
+        weights = sizes / seconds
+        slope, constant = float(weights.sum() / (weights @ weights)), 0.0
+    residual = np.median(np.abs(seconds / (constant + slope * sizes) - 1))
+    return float(constant), float(slope), float(residual)
 
 
 def tried(
@@ -108,7 +125,7 @@ def capacity(
     times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, share: float = 0.95, seed: int = 0
 ) -> Needed:
     """The highest rate of one replica at which the share of good answers is kept. Raises UserError where none is."""
-    low, high = 0.0, limits.slots / (lengths.prompt / times.prefill_rate + lengths.answer * times.row)
+    low, high = 0.0, 1 / (times.call + lengths.prompt / times.prefill_rate + lengths.answer * times.row)
     best: Needed | None = None
     while high - low > FINEST * high:
         middle = (low + high) / 2

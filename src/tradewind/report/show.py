@@ -15,6 +15,7 @@ from IPython.display import Image, Markdown
 from tradewind.errors import UserError
 from tradewind.evaluation.results import read_results
 from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure
+from tradewind.report import serving
 from tradewind.report.readme import Reports
 from tradewind.report.summary import in_order
 from tradewind.report.table import differences_table, measured_table
@@ -37,6 +38,14 @@ def section(name: str) -> Markdown:
 def picture(name: str) -> Image:
     """A picture under reports/plots."""
     return Image(data=picture_bytes(name, folder("reports")), format="png")
+
+
+def drawing(name: str) -> Image | Markdown:
+    """A picture of `tradewind.report.serving`, or the line that says what makes its report."""
+    drawn = serving.draw(name, Reports(folder("reports")))
+    if drawn is None:
+        return Markdown(serving.missing(serving.PICTURES[name][0]))
+    return Image(data=drawn, format="png")
 
 
 def picture_bytes(name: str, reports: Path) -> bytes:
@@ -95,12 +104,13 @@ def _decision(reports: Mapping[str, Any]) -> str:
     )
 
 
-SECTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+SECTIONS: dict[str, Callable[[Reports], str]] = {
     "table": _table,
     "differences": _differences,
     "divergences": _divergences,
     "kinds": _kinds,
     "decision": _decision,
+    **serving.SECTIONS,
 }
 
 

@@ -61,14 +61,18 @@ def main() -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Options left out are None. Unknown ones end with exit code 2, as argparse does it."""
-    parser = argparse.ArgumentParser(prog="python -m tradewind.serving", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tradewind.serving",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="The `serve` section of params.yaml, where there is one, comes before these defaults.",
+    )
     for field in fields(ServeSettings):
         several: dict[str, Any] = {"nargs": "+", "type": str} if isinstance(field.default, tuple) else {}
         kind = {"type": type(field.default), **several}
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", help=f"{field.default}, unless params.yaml says otherwise", **kind
-        )
-    parser.add_argument("--profile", help="whose variants and champion: that of params.yaml")
+        default = " ".join(field.default) if isinstance(field.default, tuple) else str(field.default)
+        text = f"{field.metadata['help']} (default: {default or 'none'})"
+        parser.add_argument(f"--{field.name.replace('_', '-')}", help=text, **kind)
+    parser.add_argument("--profile", help="whose variants and champion (default: that of params.yaml)")
     return parser.parse_args(argv)
 
 

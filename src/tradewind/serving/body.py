@@ -3,6 +3,7 @@
 Each failure is an ApiError naming the field at fault.
 """
 
+import re
 from typing import TypeVar
 
 from fastapi import Request
@@ -14,6 +15,15 @@ from tradewind.serving.errors import ApiError
 T = TypeVar("T", bound=BaseModel)
 DRAINED = 32 << 20
 """Bytes of an oversized body read and thrown away, so that its sender gets to read the answer."""
+WORDS = (
+    (re.compile(r"a valid dictionary( or instance of \w+)?"), "an object"),
+    (re.compile("a valid tuple"), "an array"),
+    (re.compile("^Dictionary"), "Object"),
+    (re.compile("^Tuple"), "Array"),
+    (re.compile(" after validation"), ""),
+    (re.compile("True$"), "true"),
+)
+"""Pydantic's words for Python's values -> JSON's."""
 
 
 async def read_body(request: Request, wire: type[T], limit: int) -> T:
@@ -54,14 +64,18 @@ def _api_error(detail: ErrorDetails) -> ApiError:
         return ApiError("unsupported_parameter", f"Unsupported parameter: {param}.", param)
     if kind == "unsupported_parameter":
         return ApiError(kind, f"Unsupported parameter: {param}: {message}.", param)
+    for python, plain in WORDS:
+        message = python.sub(plain, message)
     if not param:  # a check over several fields names its field as its kind
         param = kind
     return ApiError("invalid_value", f"Invalid value for {param}: {message}.", param)
 
 
 def _path(parts: tuple[int | str, ...]) -> str:
-    """("messages", 0, "content") -> messages[0].content"""
+    """("messages", 0, "content") -> messages[0].content; which of several types it was tried as is left out."""
     text = ""
     for part in parts:
+        if isinstance(part, str) and "[" in part:
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
     return text.removeprefix(".")

@@ -65,6 +65,8 @@ class ApiKey:
             raise UserError(f"key {self.id}: unknown scope {unknown[0]!r} (choices: {', '.join(SCOPES)})")
         if len(self.hash) != 64 or set(self.hash) - set("0123456789abcdef"):
             raise UserError(f"key {self.id}: the hash is not 64 hexadecimal digits")
+        if not self.tenant:
+            raise UserError(f"key {self.id}: a tenant has a name")
         if not FIRST <= self.priority <= LAST:
             raise UserError(f"key {self.id}: the priority {self.priority} is not in {FIRST}..{LAST}")
 
@@ -167,12 +169,15 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, held: dict[str, Any]) -> None:
-    """Whole or not at all, readable by its owner only."""
+    """Whole or not at all, readable by its owner only. Raises UserError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(held, file, indent=2)
-        file.write("\n")
-    beside.replace(path)
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(held, file, indent=2)
+            file.write("\n")
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the keys: {error.strerror}") from None
 
 
 def main(argv: list[str] | None = None) -> None:

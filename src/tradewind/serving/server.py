@@ -9,6 +9,7 @@ Not covered: TLS, HTTP/2, a cap on the number of connections (the system's file 
 """
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -162,6 +163,9 @@ class Server(uvicorn.Server):
 
 def serve(app: Any, listener: socket.socket, model: str, settings: ServeSettings, on_exit: Callable[[], None]) -> None:
     """Until SIGINT or SIGTERM and the drain that follows."""
+    # A full collection looks at every object, with the lock that all threads need: 79,000 of them, 50 to 70 ms.
+    gc.collect()
+    gc.freeze()
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     # The server passes the signal on when it is done; having done what it asks for, the process ends with 0.

@@ -2,53 +2,65 @@
 override.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
 from tradewind.engine.scheduler import SchedulerSettings
+from tradewind.errors import UserError
+
+T = TypeVar("T")
+
+
+def option(default: T, text: str, least: float | None = None) -> T:
+    """A field, what it is in words (what `--help` says), and its smallest value where it is a number."""
+    return field(default=default, metadata={"help": text, "least": least})
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Engine, API and limits.
+    """Engine, API and limits. Raises UserError where a number is too small or not finite."""
 
-    model: a variant's name or `champion`. fanout: more variants, loaded beside it with as many slots and threads each:
-    asked by their names, or together by `aggregate`. slots: answers that run at once; max_len: tokens of prompt and answer.
-    prefill_chunk, max_waiting, ttft_goal_ms, prefix_cache_mib, lookup_*: see SchedulerSettings.
-    max_choices: n times prompts of one call. max_prompts: of one call.
-    request_timeout_s: from a call's begin to its last byte. receive_timeout_s: for a request's head to arrive, and again
-    for its body. send_timeout_s: how long a client may leave its stream unread before its requests are cancelled.
-    keys_file: see serving.keys; where it is empty, TRADEWIND_KEYS_FILE says which. limits_storage: `memory` (of this
-    process, lost with it), or redis://HOST:PORT, shared.
-    drain_grace_s: after SIGTERM, seconds of saying "not ready" before new connections are refused, for load balancers to
-    notice. drain_seconds: how long accepted requests may go on after that.
-    """
+    model: str = option("champion", "a variant's name, or champion")
+    fanout: tuple[str, ...] = option(
+        (), "more variants beside it, each with as many slots and threads: asked by name, or together by `aggregate`"
+    )
+    engine: str = option("ort", "ort, jax or mock")
+    variants: str = option("artifacts/variants", "the folder of the variants")
+    host: str = option("127.0.0.1", "without keys, a loopback address")
+    port: int = option(8000, "0 takes a free one", 0)
+    slots: int = option(8, "answers that run at once", 1)
+    max_len: int = option(2048, "tokens of prompt and answer together", 1)
+    threads: int = option(2, "of the engine (ort)", 1)
+    prefill_chunk: int = option(128, "prompt tokens run between two steps of running answers", 1)
+    max_waiting: int = option(64, "requests ahead of a new one from which it is refused", 0)
+    ttft_goal_ms: int = option(
+        0, "a request whose first token would come later is refused; 0: max_waiting alone counts", 0
+    )
+    prefix_cache_mib: int = option(128, "keys and values kept for prompts that begin alike; 0: none", 0)
+    lookup_tokens: int = option(0, "tokens drafted a step at most (prompt lookup); 0: no speculation", 0)
+    lookup_ngram: int = option(3, "tokens of the longest n-gram looked up", 1)
+    lookup_max_rows: int = option(1, "answers running at most where drafts are made", 0)
+    max_choices: int = option(128, "answers of one call: n times its prompts", 1)
+    max_prompts: int = option(32, "prompts of one call", 1)
+    max_body_bytes: int = option(1 << 20, "of one call", 1)
+    request_timeout_s: float = option(600.0, "from a call's begin to its last byte", 0.001)
+    receive_timeout_s: float = option(30.0, "for a call's head to arrive, and again for its body", 0.001)
+    send_timeout_s: float = option(
+        30.0, "how long a client may leave its stream unread before its requests are cancelled", 0.001
+    )
+    keys_file: str = option("", "API keys, see `python -m tradewind.serving.keys`; none: TRADEWIND_KEYS_FILE names it")
+    limits_storage: str = option("memory", "memory (of this process, lost with it) or redis://HOST:PORT (shared)")
+    drain_grace_s: float = option(
+        0.0, "after SIGTERM, how long to say `not ready` and still take calls, for load balancers to notice", 0
+    )
+    drain_seconds: int = option(30, "how long accepted calls may go on after that", 0)
 
-    model: str = "champion"
-    fanout: tuple[str, ...] = ()
-    engine: str = "ort"
-    variants: str = "artifacts/variants"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    slots: int = 8
-    max_len: int = 2048
-    threads: int = 2
-    prefill_chunk: int = 128
-    max_waiting: int = 64
-    ttft_goal_ms: int = 0
-    prefix_cache_mib: int = 128
-    lookup_tokens: int = 0
-    lookup_ngram: int = 3
-    lookup_max_rows: int = 1
-    max_choices: int = 128
-    max_prompts: int = 32
-    max_body_bytes: int = 1 << 20
-    request_timeout_s: float = 600.0
-    receive_timeout_s: float = 30.0
-    send_timeout_s: float = 30.0
-    keys_file: str = ""
-    limits_storage: str = "memory"
-    drain_grace_s: float = 0.0
-    drain_seconds: int = 30
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            least, value = one.metadata["least"], getattr(self, one.name)
+            if least is not None and not least <= value < math.inf:
+                raise UserError(f"{one.name}: {value} is not a number from {least:g}")
 
     @property
     def scheduler(self) -> SchedulerSettings:
