@@ -1,52 +1,34 @@
 """A real cluster of mock engines whose processes are killed: streams go on to the byte, or end as an error does.
 
-One cluster for all, with long answers to be hit in their middle. Real variants under load: `benchmarks.chaos`.
+Answers are long, to be hit in their middle. Real variants under load: `benchmarks.chaos`.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.cluster.conftest import Running
 from tradewind.load.faults import Part, kill, processes
-from tradewind.load.server import started
 
-ROOT = Path(__file__).parents[2]
 TOKENS, MIDDLE, LIMIT_S = 1500, 20, 60.0
 BODY = {"model": "mock", "prompt": "count on", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("cluster")
-    text = (ROOT / "serve.yaml").read_text().replace("model: champion", "model: mock\n      engine: mock")
-    (folder / "serve.yaml").write_text(text)
-    before = {name: os.environ.get(name) for name in ("TRADEWIND_HOME", "PYTHONPATH")}
-    os.environ |= {"TRADEWIND_HOME": str(folder), "PYTHONPATH": str(ROOT / "src")}
-    try:
-        with (
-            started(["up", str(folder / "serve.yaml"), "--replicas", "2"], module="tradewind.cluster") as url,
-            httpx.Client(base_url=url, timeout=LIMIT_S) as http,
-        ):
-            yield http
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 @pytest.fixture
-def whole(cluster: httpx.Client) -> httpx.Client:
-    """The cluster with both replicas alive and answering."""
-    eventually(lambda: len(processes(Part.REPLICA)) == 2 and cluster.get("/ready").status_code == 200)
-    return cluster
+def whole(cluster: Running) -> Iterator[httpx.Client]:
+    """The cluster with both replicas alive and answering, as it is left too."""
+    with httpx.Client(base_url=cluster.url, timeout=LIMIT_S) as http:
+        await_whole(http)
+        yield http
+        await_whole(http)
+
+
+def await_whole(http: httpx.Client) -> None:
+    eventually(lambda: len(processes(Part.REPLICA)) == 2 and http.get("/ready").status_code == 200)
 
 
 def eventually(true: Callable[[], bool]) -> None:
