@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 from geventhttpclient import HTTPClient
@@ -39,7 +39,8 @@ CPU_WARNING = 0.5
 @dataclass
 class Timing:
     """One request. Times are seconds since the run's start. texts: when each piece of text came; due: when it was to be
-    sent, where that did not depend on answers. rejected: seconds that the server asked to wait with a refusal."""
+    sent, where that did not depend on answers. rejected: seconds that the server asked to wait with a refusal. altered:
+    whether the answer differs from an earlier one to the same question, where a scenario asks that."""
 
     start: float
     due: float | None = None
@@ -49,6 +50,8 @@ class Timing:
     completion_tokens: int | None = None
     error: str | None = None
     rejected: float | None = None
+    answer: str = ""
+    altered: bool | None = None
 
 
 @dataclass
@@ -135,9 +138,10 @@ class RejectedError(Exception):
 
 
 class StreamingUser(User):
-    """Subclass it with tasks that call `ask`."""
+    """Subclass it with tasks that call `ask`. extra: fields of every request."""
 
     abstract = True
+    extra: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -177,6 +181,7 @@ class StreamingUser(User):
             "seed": seed,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **self.extra,
         }
         timing = Timing(self.recording.now(), due)
         self.recording.requests.append(timing)
@@ -216,7 +221,8 @@ class StreamingUser(User):
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
                 reasons += [choice["finish_reason"]] if choice["finish_reason"] else []
-                if choice["delta"].get("content"):
+                if text := choice["delta"].get("content"):
+                    timing.answer += text
                     self._text(timing)
         self._check(done, reasons, usage, answer_tokens)
         assert usage is not None

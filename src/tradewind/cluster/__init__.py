@@ -6,6 +6,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # the third that fails has it replaced
     "RAY_worker_niceness": "0",  # 15 otherwise, and every other program of the machine would go first
 }
 """Of Ray, where the environment does not say otherwise; read when it is imported."""

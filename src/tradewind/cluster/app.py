@@ -123,7 +123,8 @@ class ApiReplica:
     def _served(self, one: Reached, metrics: Metrics) -> Served:
         facts = one.facts
         replicas = ServeReplicas(one.handle, one.app, facts)
-        remote = Remote(replicas, facts, self.args.patience, metrics.finished_by(facts.model))
+        observers = metrics.finished_by(facts.model), metrics.failed_over_by(facts.model)
+        remote = Remote(replicas, facts, self.args.patience, *observers)
         return Served(
             facts.model, remote, load_tokenizer(replace(self.args.settings, model=facts.model, engine=facts.name))
         )

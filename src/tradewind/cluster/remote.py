@@ -16,7 +16,7 @@ It knows nothing of Ray, and runs in one event loop.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -94,11 +94,18 @@ class EndedEarly(Exception):
 
 
 class Remote:
-    """A `serving.backend.Backend`. engine: what every replica's is alike in. Used in one event loop."""
+    """A `serving.backend.Backend`. engine: what every replica's is alike in. failed_over: called for each replica that a
+    request lost. Used in one event loop."""
 
     def __init__(
-        self, replicas: Replicas, engine: Facts, patience: Patience | None = None, observer: Observer | None = None
+        self,
+        replicas: Replicas,
+        engine: Facts,
+        patience: Patience | None = None,
+        observer: Observer | None = None,
+        failed_over: Callable[[], None] = lambda: None,
     ) -> None:
+        self._failed_over = failed_over
         self.replicas, self.engine, self.patience, self.observer = replicas, engine, patience or Patience(), observer
         self.failovers = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -191,6 +198,7 @@ class Remote:
             raise EndedEarly(Failed(refusal)) from None
         except ReplicaLost as lost:
             self.failovers += 1
+            self._failed_over()
             avoid |= {lost.replica}
             self._suspects[lost.replica] = time.monotonic() + self.patience.suspect_s
             log.warning("%s: what is left of its request goes to another", lost)

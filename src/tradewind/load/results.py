@@ -91,7 +91,8 @@ def window(raw: Mapping[str, Any], parts: Sequence[Span], seed: int, slo: Slo) -
         "schedule_delay": [one["start"] - one["due"] for one in counted if one["due"] is not None],
     }
     found = [latency(name, share, samples[name], seed) for name in samples for share in QUANTILES if samples[name]]
-    return [*found, *throughput(raw, parts, seed), *counts(good, failed, refused, parts, seed, slo)]
+    found += [*throughput(raw, parts, seed), *counts(good, failed, refused, parts, seed, slo)]
+    return [*found, *sameness(good, max(samples["itl"], default=0.0), seed)]
 
 
 def within(moment: float, parts: Sequence[Span]) -> bool:
@@ -166,6 +167,20 @@ def counts(
         Measurement("prompt_tokens", sum(prompts) / len(prompts), "tokens", len(prompts), None, "mean of usage", seed),
         Measurement("answer_tokens", sum(answers) / len(answers), "tokens", len(answers), None, "mean of usage", seed),
         Measurement("window_s", seconds, "s", None, None, "in which requests were started", seed),
+    ]
+
+
+def sameness(good: Sequence[Timing], gap: float, seed: int) -> list[Measurement]:
+    """Where answers to the same questions were compared. gap: the longest, in seconds."""
+    compared = [one for one in good if one.get("altered") is not None]
+    if not compared:
+        return []
+    altered = sum(one["altered"] for one in compared)
+    formula = "ended well, with another text than the first answer to the same question"
+    longest = "longest gap between two texts of an answer"
+    return [
+        Measurement("altered", altered, "requests", len(compared), None, formula, seed),
+        Measurement("longest_gap_ms", 1000 * gap, "ms", len(compared), None, longest, seed),
     ]
 
 

@@ -1,24 +1,30 @@
 """One load test from its settings: Locust without its page, in a process of its own, bounded in time.
 
-The scenario is a Locust file of loadtests/; who answers is a URL, or a server started here and stopped after it.
+The scenario is a Locust file of loadtests/; who answers is a URL, or a server started here and stopped after it. For
+`failover` that is a cluster of two replicas, one of which is killed in the middle of the run, and every KILL_EVERY_S after.
 """
 
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tradewind.errors import UserError
 from tradewind.files import read_json
+from tradewind.load.faults import Part, killing
 from tradewind.load.results import Slo, measure
 from tradewind.load.server import START_SECONDS, await_ready, started
 from tradewind.tracking import Measurement
 
 ENDING_SECONDS = 30
 """How long answers that run at the end may go on."""
+CLUSTERED = "failover"
+KILL_EVERY_S, KILLS = 20.0, (0.5, 0.6)
+"""Between two kills, and the shares of the run between which they come: the client's start must not move them out of the
+second third."""
 SHARED = ("sse.py", "arrivals.py", "__init__.py")
 
 
@@ -68,13 +74,35 @@ def run_scenario(settings: LoadSettings, seed: int, url: str | None = None, serv
     path = locustfile(settings.scenario)
     if settings.seconds <= settings.warm_up:
         raise UserError(f"loadtest: seconds ({settings.seconds}) must exceed warm_up ({settings.warm_up})")
-    own = started(["--model", settings.model, "--engine", settings.engine, *server])
+    clustered = settings.scenario == CLUSTERED
+    own = _cluster(settings, server) if clustered else _server(settings, server)
+    if url and clustered:
+        print("nothing is killed where the cluster was not started here: the run only observes")
     with nullcontext(url) if url else own as target:
         host = str(target).rstrip("/").removesuffix("/v1")
         await_ready(host, 30)
-        raw = drive(path, host, settings, seed)
+        with killing(Part.REPLICA, kills(settings) if clustered and not url else ()) as victims:
+            raw = drive(path, host, settings, seed)
     slo = Slo(settings.slo_ttft_ms, settings.slo_itl_ms)
-    return Outcome(settings, seed, measure(raw, settings.warm_up, seed, slo))
+    found = measure(raw, settings.warm_up, seed, slo)
+    if clustered and not url:
+        found.append(Measurement("kills", len(victims), "replicas", None, None, "killed with SIGKILL by the run", seed))
+    return Outcome(settings, seed, found)
+
+
+def _server(settings: LoadSettings, options: tuple[str, ...]) -> AbstractContextManager[str]:
+    return started(["--model", settings.model, "--engine", settings.engine, *options])
+
+
+def _cluster(settings: LoadSettings, options: tuple[str, ...]) -> AbstractContextManager[str]:
+    chosen = ["--model", settings.model, "--engine", settings.engine, "--replicas", "2"]
+    return started(["up", *chosen, *options], module="tradewind.cluster")
+
+
+def kills(settings: LoadSettings) -> list[float]:
+    """Seconds of the run."""
+    first, last = (share * settings.seconds for share in KILLS)
+    return [first + number * KILL_EVERY_S for number in range(1 + int((last - first) / KILL_EVERY_S))]
 
 
 def drive(path: Path, host: str, settings: LoadSettings, seed: int) -> dict[str, Any]:

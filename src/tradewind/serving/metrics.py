@@ -74,6 +74,9 @@ class Metrics:
         self._preemptions = Counter(
             "vllm:num_preemptions", "Running answers put back to wait: never.", ["model_name"], registry=self.registry
         )
+        self._failovers = Counter(
+            "tradewind_failovers", "Replicas that requests under way lost.", ["model_name"], registry=self.registry
+        )
         self._calls = Counter(
             "tradewind_http_requests", "Calls by route, method and status.", ["route", "method", "status"],
             registry=self.registry,
@@ -94,6 +97,10 @@ class Metrics:
     def finished_by(self, model: str) -> Observer:
         """The observer of this model's scheduler."""
         return partial(self._finished, model)
+
+    def failed_over_by(self, model: str) -> Callable[[], None]:
+        """To be called where a request lost its replica."""
+        return self._failovers.labels(model).inc
 
     def _finished(self, name: str, timings: RequestTimings) -> None:
         """Called in a scheduler's thread. The server's own probes are no requests of anybody."""
