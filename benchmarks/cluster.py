@@ -127,7 +127,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=12.0, help="of each strategy in each round")
     parser.add_argument("--overload-seconds", type=int, default=100, help="of each target")
-    for option, default in (("repeats", 5), ("requests", 5), ("threads", 1), ("slots", 8)):
+    for option, default in (("repeats", 5), ("requests", 5), ("threads", 1), ("slots", 8), ("ttft-goal-ms", 4000)):
         parser.add_argument(f"--{option}", type=int, default=default)
     return parser.parse_args(argv)
 
@@ -141,7 +141,8 @@ def path(given: argparse.Namespace, args: Mapping[str, Any]) -> Row:
     prompting = Prompting(work.repeats, work.requests, work.prompt_tokens, work.answer_tokens, work.threads)
     plain = {"ttft_goal_ms": 0, "lookup_tokens": 0, "prefix_cache_mib": 0}
     alone = ours(given.variant, given.variants, prompting)
-    alone = replace(alone, command=(*alone.command, "--ttft-goal-ms", "0", "--lookup-tokens", "0"))
+    options = ("--ttft-goal-ms", "0", "--lookup-tokens", "0", "--slots", str(work.slots))
+    alone = replace(alone, command=(*alone.command, *options))
     folder = given.variants / given.variant
     engine = load_engine(folder, given.engine, work.slots, 1024, work.threads)
     engine.warm_up()
@@ -288,7 +289,8 @@ def pooled(rows: Sequence[Row], slots: Mapping[str, int]) -> Row:
 
 
 def overload(given: argparse.Namespace, args: Mapping[str, Any]) -> Row:
-    """With the server's own settings: its goal for the first token is what refuses."""
+    """With the server's own settings; its goal for the first token, the same for all, is what refuses."""
+    args = {**args, "ttft_goal_ms": given.ttft_goal_ms}
     settings = build(LoadSettings, read_params().get("loadtest", {}), "loadtest")
     settings = replace(settings, scenario="overload", model=given.variant, seconds=given.overload_seconds)
     out: Row = {}
@@ -298,7 +300,7 @@ def overload(given: argparse.Namespace, args: Mapping[str, Any]) -> Row:
     for count in (1, 2):
         with cluster(args, "--replicas", str(count)) as url:
             out[f"{count} replicas" if count > 1 else "1 replica"] = loaded(settings, url)
-    return {"settings": asdict(settings), "targets": out}
+    return {"settings": asdict(settings), "ttft_goal_ms": given.ttft_goal_ms, "targets": out}
 
 
 def loaded(settings: LoadSettings, url: str) -> Row:

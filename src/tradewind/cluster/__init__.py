@@ -7,6 +7,9 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_worker_niceness": "0",  # 15 otherwise, and every other program of the machine would go first
+    # One event loop a process: each hop to another thread waits for the interpreter lock of a busy one.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
 """Of Ray, where the environment does not say otherwise; read when it is imported."""
 
