@@ -139,9 +139,18 @@ def looping() -> Iterator[Callable[[Any], Any]]:
     try:
         yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(CALL_S)
     finally:
+        asyncio.run_coroutine_threadsafe(_left_over(), loop).result(CALL_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _left_over() -> None:
+    """What Ray still asks of replicas, cancelled."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for one in tasks:
+        one.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def processes() -> list[psutil.Process]:
