@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from benchmarks.equivalence import WAYS, Answer, difference, send, table
+from benchmarks.equivalence import WAYS, Answer, Way, difference, merged, send, table
 from tradewind.engine.mock import MockEngine
 from tradewind.engine.requests import Delta, Done, Request, TokenLogprob
 from tradewind.engine.sampling import SamplingParams
@@ -56,3 +56,22 @@ def test_differences_are_counted_up_to_the_first_other_token():
     assert row["largest_logprob_difference"] == pytest.approx(0.2)
     assert (row["cached_tokens"], row["drafted_tokens"], row["accepted_tokens"]) == (4, 10, 2)
     assert "batch of 2" in table("v", {"batch of 2": row})
+
+
+def test_each_group_is_disturbed_while_it_runs():
+    seen = []
+    scheduler = Scheduler(MockEngine(slots=8, max_len=64), ByteTokenizer())
+    try:
+        send(scheduler, REQUESTS, Way(3), "groups", lambda answers, tokens: seen.append((len(answers), tokens)))
+    finally:
+        scheduler.close()
+    assert seen == [(3, 36), (1, 12)]
+
+
+def test_ways_join_those_of_the_same_work_only():
+    same = {"prompts": 2, "tokens": 3, "weights_digest": "abc"}
+    entry = same | {"git_commit": "old", "ways": {"alone": {}, "after failover": {"differing": 9}}}
+    rows = {"after failover": {"differing": 0}}
+    assert merged(entry, same, rows) == {"alone": {}, "after failover": {"differing": 0}}
+    for other in ({}, entry | {"prompts": 4}, entry | {"weights_digest": "other"}):
+        assert merged(other, same, rows) == rows
