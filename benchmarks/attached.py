@@ -9,7 +9,6 @@ import tradewind.cluster  # noqa: F401 # what it sets for Ray must be there when
 # isort: split
 
 import asyncio
-import re
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -19,11 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import yaml
-from ray import serve
 
-from tradewind.cluster.app import reach
+from tradewind.cluster.app import Reached
 from tradewind.cluster.deploy import attached
 from tradewind.cluster.placement import Placement, slots_of
 from tradewind.cluster.plan import ENGINE
@@ -36,8 +33,6 @@ from tradewind.engine.settings import Snapshot
 from tradewind.load.server import started
 
 CALL_S = 600.0
-REPLICA = re.compile(r"ray::ServeReplica:\S+:Engine\b")
-"""A replica's process title, as Ray sets it; while it runs a method, the method's name follows."""
 
 
 @contextmanager
@@ -118,8 +113,8 @@ def reached() -> Iterator[Attached]:
     """The main engine's replicas of the cluster that runs here. Raises UserError where there is none."""
     with attached() as found, looping() as call:
         app = found.plan.engines[0]["name"]
-        facts = call(reach(app))
-        there = Attached(app, ServeReplicas(serve.get_app_handle(app), app, facts), facts, call)
+        one = call(Reached.at(app))
+        there = Attached(app, ServeReplicas(one.handle, app, one.facts), one.facts, call)
         try:
             yield there
         finally:
@@ -151,15 +146,3 @@ async def _left_over() -> None:
     for one in tasks:
         one.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def processes() -> list[psutil.Process]:
-    """Of engines, below this process, oldest first."""
-    found = []
-    for one in psutil.Process().children(recursive=True):
-        try:
-            if REPLICA.match(" ".join(one.cmdline())) and one.status() != psutil.STATUS_ZOMBIE:
-                found.append((one.create_time(), one.pid, one))
-        except psutil.NoSuchProcess:
-            continue
-    return [one for *_, one in sorted(found)]

@@ -40,6 +40,7 @@ from tradewind.errors import UserError
 from tradewind.evaluation.questions import questions, stratified
 from tradewind.evaluation.variant import load_codec, load_manifest
 from tradewind.files import read_json, read_jsonl, write_json
+from tradewind.load.faults import Part, kill
 from tradewind.tracking import Measurement, git_commit, record_run
 
 if TYPE_CHECKING:
@@ -189,11 +190,10 @@ def compare_replicas(name: str, given: argparse.Namespace) -> Rows:
 
 def kill_one(there: "Attached", answers: Sequence["Answer"], expected: int) -> None:
     """A replica, when `KILLED_AT` of the expected tokens are there; the next batch waits until another takes its place."""
-    from benchmarks.attached import processes
 
     known = there.replicas
     _until(lambda: sum(len(one.tokens) for one in answers) >= KILLED_AT * expected, "enough tokens")
-    processes()[0].kill()
+    kill(Part.REPLICA)
     _until(lambda: len(there.replicas) >= REPLICAS and bool(there.replicas - known), "another replica")
 
 
