@@ -1,11 +1,13 @@
 """What a cluster costs and brings: the way through it, five ways to route, and far more requests than it can answer.
 
-    python -m benchmarks.cluster [--variant teacher-int8] [--parts path routing overload]
+    python -m benchmarks.cluster [--variant teacher-int8] [--parts hop path routing overload]
 
+hop: a first token of the mock engine, which takes no time, from this process and from a replica, in turns: what handle and
+    router add (goal: 3 ms).
 path: the same greedy prompts, in turns, by four ways: `engine`, a scheduler in this process; `replica`, one replica
     through handle and router, from this process; `server`, HTTP to one process that serves; `cluster`, HTTP to the proxy
-    of the same replica. So replica - engine is what handle and router add to TTFT (goal: 3 ms), and what cluster - replica
-    is more than server - engine is the proxy's own; so is what a call that no engine sees takes longer.
+    of the same replica. So replica - engine is what handle and router add to TTFT, and what cluster - replica is more
+    than server - engine is the proxy's own; so is what a call that no engine sees takes longer.
 routing: two replicas unlike in slots, closed-loop callers, prompts of which several begin alike; each strategy in turns
     on the same replicas, each time with beginnings that nobody has seen. The strategy is that of this process's router.
 overload: Locust's scenario (`loadtests/overload.py`) against one server, one replica, two replicas, one after the other:
@@ -43,9 +45,11 @@ from tradewind import host
 from tradewind.cluster.routing import STRATEGIES
 from tradewind.config import build, read_params, run
 from tradewind.engine import load_engine
+from tradewind.engine.mock import MockEngine
 from tradewind.engine.requests import TERMINAL, Delta, Done, Event, Request
 from tradewind.engine.sampling import SamplingParams
 from tradewind.engine.scheduler import Scheduler
+from tradewind.engine.text import ByteTokenizer
 from tradewind.errors import UserError
 from tradewind.evaluation.bootstrap import median_interval
 from tradewind.evaluation.variant import load_codec
@@ -55,7 +59,8 @@ from tradewind.load.server import started as serving
 from tradewind.serving.backend import Backend
 from tradewind.tracking import Measurement, git_commit, record_run
 
-PARTS = ("path", "routing", "overload")
+PARTS = ("hop", "path", "routing", "overload")
+HOPS, WARM_HOPS = 200, 30
 GOAL_ADDED_MS, GOAL_OF_PEAK = 3.0, 0.85
 GREEDY = SamplingParams(temperature=0)
 Call = Callable[[Any], Any]
@@ -105,6 +110,8 @@ def main() -> None:
     size = {"slots": given.slots, "max_len": 1024, "threads": given.threads}
     args = {"model": given.variant, "engine": given.engine, "variants": str(given.variants.resolve())} | size
     measured: dict[str, Row] = {}
+    if "hop" in given.parts:
+        measured["hop"] = hop(given)
     if "path" in given.parts:
         measured["path"] = path(given, args)
     if "routing" in given.parts:
@@ -130,6 +137,27 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for option, default in (("repeats", 5), ("requests", 5), ("threads", 1), ("slots", 8), ("ttft-goal-ms", 4000)):
         parser.add_argument(f"--{option}", type=int, default=default)
     return parser.parse_args(argv)
+
+
+# --- the hop ----------------------------------------------------------------------------------------------------------
+
+
+def hop(given: argparse.Namespace) -> Row:
+    args = {"model": "mock", "engine": "mock", "slots": given.slots, "max_len": 1024}
+    scheduler = Scheduler(MockEngine(given.slots, 1024), ByteTokenizer())
+    prompt = [list(range(64))]
+    try:
+        with cluster(args, "--replicas", "1"), reached() as there:
+            near, far = through(scheduler, there.call), through(there.remote, there.call)
+            pairs = [(near(prompt, 1)[1], far(prompt, 1)[1]) for _ in range(WARM_HOPS + HOPS)][WARM_HOPS:]
+    finally:
+        scheduler.close()
+    added = middle([replica - engine for engine, replica in pairs])
+    return {
+        "engine": quantiles([one for one, _ in pairs]),
+        "replica": quantiles([one for _, one in pairs]),
+        "added_ms": added,
+    }
 
 
 # --- the path ---------------------------------------------------------------------------------------------------------
@@ -326,12 +354,17 @@ def shares(phases: Row) -> Row:
 
 def lines(measured: Mapping[str, Row]) -> str:
     out = []
+    if "hop" in measured:
+        out.append(
+            f"a first token of the mock engine: handle and router {shown(measured['hop']['added_ms'])} ms (goal "
+            f"{GOAL_ADDED_MS:.0f})"
+        )
     for streams, row in measured.get("path", {}).get("streams", {}).items():
         sides = [f"{side} {first:.1f} ms, {row['tokens_per_s'][side]:.1f}/s" for side, first in row["ttft_ms"].items()]
         out.append(f"{streams} streams, TTFT p50 and tokens: {'; '.join(sides)}")
         out.append(
-            f"  handle and router {shown(row['handle_router_added_ms'])} ms of TTFT (goal {GOAL_ADDED_MS:.0f} at 1 "
-            f"stream), the proxy {shown(row['proxy_added_ms'])} ms; tokens/s lost to handle and router "
+            f"  handle and router {shown(row['handle_router_added_ms'])} ms of TTFT, "
+            f"the proxy {shown(row['proxy_added_ms'])} ms; tokens/s lost to handle and router "
             f"{shown(row['replica_lost_share'], 100)} %, to the cluster {shown(row['cluster_lost_share'], 100)} %"
         )
     if "path" in measured:
@@ -360,6 +393,10 @@ def shown(value: Row, scale: float = 1.0) -> str:
 
 
 def logged(measured: Mapping[str, Row], repeats: int) -> Iterator[Measurement]:
+    if "hop" in measured:
+        value = measured["hop"]["added_ms"]
+        formula = "median over pairs of the mock engine's TTFT as a replica - in this process"
+        yield Measurement("hop_added_ms", value["median"], "ms", HOPS, tuple(value["interval"]), formula, 0)
     for streams, row in measured.get("path", {}).get("streams", {}).items():
         for name, unit, formula in (
             ("handle_router_added_ms", "ms", "median over repeats of TTFT through handle and router - engine"),

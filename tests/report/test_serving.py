@@ -8,7 +8,7 @@ from PIL import Image
 from tests.support import ROOT
 from tradewind.files import write_json
 from tradewind.report.readme import Reports
-from tradewind.report.serving import MADE_BY, SECTIONS, tree
+from tradewind.report.serving import MADE_BY, SECTIONS
 from tradewind.report.serving_pictures import PICTURES, draw, drawn_from
 
 ERROR = {"n": 3, "median": -0.05, "median_size": 0.05, "worst": -0.2, "low": -0.2, "high": 0.1}
@@ -74,7 +74,54 @@ def test_a_picture_names_its_data(name, planned):
     assert draw(name, Reports("nowhere")) is None
 
 
-def test_any_report_is_a_tree_of_tables():
-    text = tree({"device": "d", "routing": {"a": {"ttft": {"p50": 1.23456}}, "b": {"ttft": {"p50": 2.0, "p95": 3.0}}}})
-    assert "device: d." in text
-    assert "|  | ttft p50 | ttft p95 |\n|---|---:|---:|\n| a | 1.235 | - |\n| b | 2 | 3 |" in text
+def test_replicas_are_told_in_tables_and_a_decision(tmp_path):
+    """Of figures that each stand out."""
+    value = {"median": 1.5, "interval": [1.25, 1.75]}
+    side = {"engine": 11.0, "replica": 12.0, "server": 13.0, "cluster": 14.0}
+    phase = {"goodput_per_s": 2.5, "peak_share": 0.91, "ttft_p99_ms": 4321.0, "rejected": 7.0, "refusal_p99_ms": 21.0}
+    strategy = {"requests_per_s": 3.25, "ttft_ms": {"p50": 101.0, "p95": 202.0}, "cached_share": 0.84}
+    write_json(
+        tmp_path / "benchmarks" / "cluster.json",
+        {
+            "device": "d",
+            "hop": {"engine": {"p50": 0.3}, "replica": {"p50": 1.9}, "added_ms": value},
+            "path": {
+                "calls": {"proxy_added_ms": {"median": 2.2, "interval": [2.1, 2.3]}},
+                "streams": {"8": {"ttft_ms": side, "tokens_per_s": side, "cluster_lost_share": value}},
+            },
+            "routing": {
+                "work": {"slots": [8, 4]},
+                "strategies": {
+                    "round_robin": {**strategy, "by_slots": {"8": 31, "4": 32}, "imbalance": 1.5},
+                    "prefix_aware": {
+                        **strategy,
+                        "requests_per_s": 3.5,
+                        "by_slots": {"8": 41, "4": 20},
+                        "imbalance": 1.02,
+                    },
+                },
+            },
+            "overload": {
+                "settings": {"slo_ttft_ms": 5000.0, "slo_itl_ms": 250.0},
+                "targets": {"2 replicas": {"5x": {**phase, "failures": 0.0}, "client": {}}},
+            },
+        },
+    )
+    kills = {"requests": 300, "failed": 0, "altered": 0, "refused": 1, "failovers": 9, "kills": 8}
+    write_json(
+        tmp_path / "benchmarks" / "chaos.json",
+        {
+            "work": {"seconds": 180.0},
+            "parts": {"kills": {**kills, "gap_around_s": {"p50": 0.25, "max": 2.25}, "whole_s": None}},
+        },
+    )
+    reports = Reports(tmp_path)
+    cluster, chaos = (SECTIONS[f"serving_{name}"](reports) for name in ("cluster", "chaos"))
+    assert "handle and router add +1.5 [1.2, 1.8] ms" in cluster
+    assert "| 8 | 11 / 11 | 12 / 12 | 13 / 13 | 14 / 14 | +150.0 [125.0, 175.0] % |" in cluster
+    assert "| prefix aware | 3.50 | 101 / 202 | 84% | 41 : 20 | 1.02 |" in cluster
+    assert "| 2 replicas | 5x | 2.50 | 91% | 4,321 | 7 | 21 | 0 |" in cluster
+    assert "| one of two killed, again and again | 300 | 1 | 0 | 0 | 9 | 0.25 / 2.25 | - |" in chaos
+    decided = SECTIONS["serving_decision"](reports)
+    assert "8 were killed in 180 s under load: of 300 requests 0 failed and 0 were altered" in decided
+    assert "prefix aware gave the most answers" in decided

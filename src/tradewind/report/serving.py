@@ -1,14 +1,15 @@
 """Notebook 1's sections, from reports/benchmarks and reports/loadtest.
 
-A report that is not there gives one line with the command that makes it. The files of the cluster's benchmarks are shown
-as they are, whatever figures they hold. Not covered: runs, which `make mlflow` shows.
+A report that is not there gives one line with the command that makes it. Not covered: runs, which `make mlflow` shows.
 """
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from tradewind.report.markdown import source, table
 from tradewind.report.readme import Reports
+from tradewind.report.serving_cluster import chaos, cluster, on_chaos, on_cluster
 
 MADE_BY = {
     "benchmarks/overhead": "python -m benchmarks.overhead",
@@ -41,17 +42,6 @@ def section(name: str, shown: Callable[[Any], str]) -> Callable[[Reports], str]:
         return missing(name) if data is None else shown(data)
 
     return text
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
-def source(data: Mapping[str, Any]) -> str:
-    """On what it was measured."""
-    facts = [data.get("variant"), data.get("device"), f"commit {data['git_commit']}" if "git_commit" in data else None]
-    return "\n" + ", ".join(str(fact) for fact in facts if fact) + ".\n"
 
 
 def _steady(data: Any) -> str:
@@ -166,42 +156,6 @@ def _clients(data: Any) -> str:
 PARTS = {"ttft_ms": "TTFT", "itl_ms": "ITL", "requests_per_s": "requests/s", "prompt_tokens": "prompt tokens"}
 
 
-def tree(data: Any, name: str = "") -> str:
-    """Any report: a dict of dicts is a table, one row each; what is nested deeper has its path as its column."""
-    plain = {key: value for key, value in data.items() if not isinstance(value, dict)}
-    lists = ("repeats", "requests", "checks")
-    parts = [f"**{name}**\n"] if name else []
-    shown = [f"{key}: {_cell(value)}" for key, value in plain.items() if key not in lists]
-    parts += ["; ".join(shown) + ".\n"] if shown else []
-    for key, value in data.items():
-        if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
-            rows = {row: _flat(one) for row, one in value.items()}
-            columns = list(dict.fromkeys(column for one in rows.values() for column in one))
-            body = [[row, *(_cell(one.get(column)) for column in columns)] for row, one in rows.items()]
-            parts.append(f"**{key}**\n\n" + table(["", *columns], body))
-        elif isinstance(value, dict):
-            parts.append(tree(_flat(value), key))
-    return "\n".join(parts)
-
-
-def _flat(data: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            out |= _flat(value, f"{before}{key} ")
-        elif not isinstance(value, list) or len(value) <= 2:  # intervals, not raw values
-            out[f"{before}{key}"] = value
-    return out
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_cell, value))}]"
-    return "-" if value is None else str(value)
-
-
 QUANTITIES = {
     "requests_per_s": "requests/s",
     "goodput_per_s": "goodput, requests/s",
@@ -265,15 +219,15 @@ def _decision(reports: Reports) -> str:
         ("benchmarks/llama_cpp", _on_peer, "one process"),
         ("benchmarks/equivalence", _on_equality, "batching"),
         ("benchmarks/planning", _on_replicas, "replica counts"),
-        ("benchmarks/cluster", None, "routing"),
-        ("benchmarks/chaos", None, "failover"),
+        ("benchmarks/cluster", on_cluster, "routing"),
+        ("benchmarks/chaos", on_chaos, "failover"),
     )
     lines = []
     for name, says, words in decided:
         data = found(reports, name)
         if data is None:
             lines.append(f"- Nothing is decided on {words}: {missing(name).strip().strip('*')}")
-        elif says is not None:
+        else:
             lines.append(f"- {says(data)}")
     return "\n".join(lines) + "\n"
 
@@ -327,8 +281,8 @@ SECTIONS: dict[str, Callable[[Reports], str]] = {
     "serving_equivalence": section("benchmarks/equivalence", _equivalence),
     "serving_bandwidth": section("benchmarks/jax_bandwidth", _bandwidth),
     "serving_overload": section("benchmarks/overload", _overload),
-    "serving_cluster": section("benchmarks/cluster", tree),
-    "serving_chaos": section("benchmarks/chaos", tree),
+    "serving_cluster": section("benchmarks/cluster", cluster),
+    "serving_chaos": section("benchmarks/chaos", chaos),
     "serving_clients": section("benchmarks/outside_clients", _clients),
     "serving_errors": section("benchmarks/planning", _errors),
     "serving_paper": section("benchmarks/planning", _paper),
