@@ -12,6 +12,7 @@ import gevent
 from gevent.pool import Group
 from locust import task
 from locust.env import Environment
+from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
 from loadtests.sse import Phase, Questions, StreamingUser
 
@@ -37,8 +38,9 @@ class Crowd(StreamingUser):
         for phase in self.phases():
             print(f"{phase.name}: load {phase.load:.3g} for {phase.end - phase.start:.0f} s")
         self.crowd.join()
-        if self.environment.runner is not None:
-            self.environment.runner.quit()
+        runner = self.environment.runner
+        if runner is not None and runner.state in (STATE_SPAWNING, STATE_RUNNING):  # else its time is up already
+            runner.quit()
 
     def closed(self, name: str, workers: int, seconds: float) -> Phase:
         """Each worker asks again as soon as it has its answer, or when it was told to with a refusal."""
