@@ -49,6 +49,17 @@ WRONG: dict[str, tuple[Callable[[Json], object], str]] = {
         lambda c: engine(c)["deployments"][0].update(num_replica=2),
         "deployment Engine: unknown key 'num_replica'",
     ),
+    "unknown key of HTTP": (lambda c: c["http_options"].update(prot=1), "http_options: unknown key 'prot'"),
+    "unknown key of the router": (
+        lambda c: engine(c)["deployments"][0]["request_router_config"].update(routre="x"),
+        "deployment Engine: request_router_config: unknown key 'routre'",
+    ),
+    "unknown word to the router": (
+        lambda c: engine(c)["deployments"][0]["request_router_config"]["request_router_kwargs"].update(rooting="x"),
+        "request_router_kwargs: unknown key 'rooting'",
+    ),
+    "unknown deployment": (lambda c: engine(c)["deployments"][0].update(name="Engin"), "unknown deployment 'Engin'"),
+    "Ray's own scaling": (lambda c: engine(c)["deployments"][0].update(num_replicas="auto"), "num_replicas: 'auto'"),
     "unknown argument": (lambda c: engine(c)["args"].update(slotz=2), "args: unknown key 'slotz'"),
     "wrong type": (lambda c: engine(c)["deployments"][0].update(num_replicas="many"), "num_replicas"),
     "unknown code": (lambda c: engine(c).update(import_path="os:system"), "unknown import_path 'os:system'"),
@@ -105,6 +116,24 @@ def test_replicas_between_two_numbers(tmp_path: Path) -> None:
     for wrong in ("0", "3-2", "many", "-1"):
         with pytest.raises(UserError, match="replicas: "):
             plan.changed(replicas=wrong)
+
+
+def test_what_is_left_empty_is_as_left_out(tmp_path: Path) -> None:
+    def empty(config: Json) -> None:
+        engine(config)["deployments"][0].pop("request_router_config")
+        api(config)["args"]["aliases"] = None
+
+    plan = Plan.read(written(tmp_path, empty))
+    assert plan.with_new_main("engine-2").engines[0]["name"] == "engine-2"
+
+
+def test_room_is_for_all_engines_at_their_most(tmp_path: Path) -> None:
+    def two(config: Json) -> None:
+        second = {**engine(config), "name": "second", "args": {"engine": "mock", "model": "other"}}
+        second["deployments"] = [{"name": "Engine", "autoscaling_config": {"min_replicas": 1, "max_replicas": 7}}]
+        config["applications"].append(second)
+
+    assert Plan.read(written(tmp_path, two)).most_replicas == 2 + 7
 
 
 def test_a_new_main_engine_is_named_everywhere(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Requests over replicas that die, hang, drain and refuse: the answers are those of one scheduler that nothing befell."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +15,7 @@ from tradewind.engine.requests import (
     Cancelled,
     Closed,
     ContextTooLong,
+    DeadlineExceeded,
     Delta,
     Done,
     Event,
@@ -270,3 +273,57 @@ def test_counts_and_timings_are_of_whole_requests(schedulers: list[Scheduler]) -
     (timings,) = told
     assert (timings.prompt_tokens, timings.completion_tokens, timings.finish_reason) == (5, 12, "length")
     assert timings.ttft_s is not None
+
+
+def test_one_cancelled_at_once_is_told_so(schedulers: list[Scheduler]) -> None:
+    told: list[RequestTimings] = []
+
+    async def main() -> Inbox:
+        remote, inbox = Remote(Local(schedulers, lambda _: None), schedulers[0].engine, observer=told.append), Inbox()
+        (ticket,) = remote.submit_all([(ask("never begun"), inbox)])
+        ticket.cancel()
+        await at_rest(remote)
+        return inbox
+
+    assert isinstance(asyncio.run(main()).end(), Cancelled)
+    assert [one.finish_reason for one in told] == ["cancelled"]
+
+
+class Silent(Local):
+    """Nobody is ever chosen."""
+
+    async def stream(self, request: Request, avoid: frozenset[str]) -> AsyncIterator[Batch]:
+        self.asked.append(("?", request))
+        await asyncio.sleep(10)
+        yield Batch("?", [])
+
+
+def test_silence_before_a_replica_is_known_counts_as_a_loss(schedulers: list[Scheduler]) -> None:
+    replicas = Silent(schedulers, lambda _: None)
+    (inbox,), _ = run(replicas, ask("anybody"), tries=2)
+    end = inbox.end()
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, ReplicaLost)
+    assert len(replicas.asked) == 3
+
+
+def test_no_replica_is_waited_for_beyond_the_deadline(schedulers: list[Scheduler]) -> None:
+    replicas = Local(schedulers[:1], once(2, ReplicaLost("?", "killed")))
+    request = replace(ask("late", 20), deadline=time.monotonic() + 0.5)
+    (inbox,), _ = run(replicas, request, wait_s=20)
+    end = inbox.end()
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, DeadlineExceeded)
+
+
+def test_a_request_that_loses_everybody_after_tokens_is_counted_as_failed(schedulers: list[Scheduler]) -> None:
+    told: list[RequestTimings] = []
+    replicas = Local(schedulers[:1], once(2, ReplicaLost("?", "killed")))
+
+    async def main() -> None:
+        remote = Remote(replicas, schedulers[0].engine, Patience(STALL, wait_s=0.2), told.append)
+        remote.submit_all([(ask("begun", 20), Inbox())])
+        await at_rest(remote)
+
+    asyncio.run(main())
+    assert [one.finish_reason for one in told] == ["error"]

@@ -1,6 +1,6 @@
 """Serve a variant by several replicas on Ray Serve: `python -m tradewind.cluster up [serve.yaml]` stays in the foreground.
 
-`update --model NAME` replaces the model of a running cluster with no failed request; `check serve.yaml` says what is
+`update --model NAME` replaces the model of a running cluster, and no call by an alias fails; `check serve.yaml` says what is
 wrong with a file and deploys nothing; `status` says what runs. SIGTERM lets accepted requests end.
 """
 

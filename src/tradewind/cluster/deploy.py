@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ApplicationStatus
 
-from tradewind.cluster.plan import Plan, schema
+from tradewind.cluster.plan import Json, Plan, schema
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.load.server import await_ready, terminated_as_exit
@@ -54,10 +55,10 @@ class Cluster:
     def deploy(self, plan: Plan) -> None:
         """All of it, until it is ready. Raises UserError where it does not come up."""
         self._client.deploy_apps(schema(plan.config))
-        self._await({app["name"] for app in plan.config["applications"]})
         self.plan = plan
-        await_ready(self.url)
         self.note()
+        self._await({app["name"] for app in plan.config["applications"]})
+        await_ready(self.url)
 
     def update(self, plan: Plan) -> None:
         """To another main model. Raises UserError where it does not come up, or is not another: all is as before then."""
@@ -65,16 +66,31 @@ class Cluster:
         new, old = plan.engines[0], before.engines[0]
         if new["args"] == old["args"]:
             raise UserError(f"{plan.model} is what is served")
-        try:
+        with self._taken_back(before):
             self._client.deploy_apps(schema(before.beside(new)))
             self._await({new["name"]})
+        with self._taken_back(before, new):
             self._client.deploy_apps(schema(plan.beside(old)))
-            self._await({plan.api["name"]})
-            time.sleep(SWITCH_S)
+            self._switched(plan)
+        self.deploy(plan)
+
+    @contextmanager
+    def _taken_back(self, before: Plan, new: Json | None = None) -> Iterator[None]:
+        """What fails in the block leaves what was before. new: an application that the API may have turned to; it stays
+        until the API has turned back."""
+        try:
+            yield
         except BaseException:
+            if new is not None:
+                self._client.deploy_apps(schema(before.beside(new)))
+                self._switched(before)
             self._client.deploy_apps(schema(before.config))
             raise
-        self.deploy(plan)
+
+    def _switched(self, plan: Plan) -> None:
+        """Until the API is as `plan` says, and proxies know it."""
+        self._await({plan.api["name"]})
+        time.sleep(SWITCH_S)
 
     def note(self) -> None:
         """For `attached`."""
@@ -131,22 +147,22 @@ def reason(app: Any) -> str:
 def started(plan: Plan) -> Iterator[Cluster]:
     """Ray and Serve on this machine, ended afterwards; accepted requests end first. Raises UserError where the port is
     taken."""
+    if _running() is not None:
+        raise UserError(f"a cluster runs already, known to {home()}: end it first, or set TRADEWIND_HOME")
     listener = bind(plan.host, plan.port)
     plan = plan.changed(port=listener.getsockname()[1])
     listener.close()
-    _set_up()
-    token_file().write_text(secrets.token_hex(32))
-    token_file().chmod(0o600)
     # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
-    cores = max(os.cpu_count() or 1, 4 * len(plan.engines) * plan.most_replicas)
-    _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
+    cores = max(os.cpu_count() or 1, 2 * plan.most_replicas)
     with terminated_as_exit(), _ended():
+        _set_up()
+        _make_secret(token_file())
+        _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # Ray has set its own
         config = schema(plan.config)
         client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
-        cluster = Cluster(plan, client, os.getpid())
-        cluster.note()
-        yield cluster
-        serve.delete(plan.api["name"])
+        yield Cluster(plan, client, os.getpid())
+        _drain(client, plan)
 
 
 @contextmanager
@@ -156,7 +172,6 @@ def _ended() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this is what it asks for
         (home() / NOTE).unlink(missing_ok=True)
-        token_file().unlink(missing_ok=True)
         serve.shutdown()
         ray.shutdown()
 
@@ -164,9 +179,8 @@ def _ended() -> Iterator[None]:
 @contextmanager
 def attached() -> Iterator[Cluster]:
     """To the one that `up` runs. Raises UserError where there is none."""
-    note = home() / NOTE
-    known: dict[str, Any] = read_json(note) if note.is_file() else {"pid": 0, "config": {}, "profile": ""}
-    if not known["pid"] or not psutil.pid_exists(known["pid"]):
+    known = _running()
+    if known is None:
         raise UserError("no cluster runs here: `make cluster` starts one")
     host, _, port = known["address"].rpartition(":")
     try:
@@ -176,9 +190,31 @@ def attached() -> Iterator[Cluster]:
     _set_up()
     _init(address=known["address"])
     try:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is half done is taken back
         yield Cluster(Plan(known["config"], known["profile"]), serve.context._get_global_client(), known["pid"])
     finally:
         ray.shutdown()
+
+
+def _running() -> Json | None:
+    """The note of the cluster that runs here."""
+    note = home() / NOTE
+    known: Json | None = read_json(note) if note.is_file() else None
+    return known if known is not None and psutil.pid_exists(known["pid"]) else None
+
+
+def _drain(client: Any, plan: Plan) -> None:
+    """No new calls; accepted ones end, as far as the API's settings give them time."""
+    client.delete_apps([plan.api["name"]], blocking=False)
+    latest = time.monotonic() + plan.drain_seconds
+    while plan.api["name"] in serve.status().applications and time.monotonic() < latest:
+        time.sleep(GLANCE_S)
+
+
+def _make_secret(path: Path) -> None:
+    """Where there is none yet, for a process reads it once. Its owner alone can, from the first moment on."""
+    with suppress(FileExistsError), open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
 
 
 def _set_up() -> None:
@@ -187,7 +223,7 @@ def _set_up() -> None:
 
 
 def token_file() -> Path:
-    """The cluster's secret: who has it may run anything as this user."""
+    """The secret of clusters started here: who has it may run anything as this user."""
     return home() / "cluster.token"
 
 

@@ -58,7 +58,7 @@ class Journal:
         places = range(piece.first, piece.first + request.n)
         if self.scored:
             request = replace(request, prompt_logprobs=None)
-        if not any(self.counts[place] for place in places):
+        if not any(self.counts[place] or self.finished[place] for place in places):
             return [Piece(piece.first, request)]
         return [
             self._resumed(place, request if place == piece.first else replace(request, prompt_logprobs=None))

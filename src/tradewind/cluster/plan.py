@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from tradewind.cluster.routing import strategy
 from tradewind.cluster.settings import ApiArgs, EngineArgs
@@ -25,6 +26,9 @@ from tradewind.serving.variants import named
 API, ENGINE = "tradewind.cluster.app:api", "tradewind.cluster.app:engine"
 """The import paths of the applications."""
 Json = dict[str, Any]
+INNER = {"autoscaling_config": AutoscalingConfig, "request_router_config": RequestRouterConfig}
+DEPLOYMENTS = {API: "Api", ENGINE: "Engine"}
+"""Of each kind of application, its only one."""
 SCALING: Json = {
     "policy": {"policy_function": "tradewind.cluster.scaling:by_wait", "policy_kwargs": {"goal_s": 1.0}},
     "look_back_period_s": 20,
@@ -91,7 +95,7 @@ class Plan:
         if replicas is not None:
             _scale(deployment, replicas)
         if routing is not None:
-            _router(deployment).setdefault("request_router_kwargs", {})["routing"] = routing
+            _router(deployment)["request_router_kwargs"]["routing"] = routing
         plan._check()
         return plan
 
@@ -101,7 +105,7 @@ class Plan:
         plan = replace(self, config=config)
         main, args = plan.engines[0], plan.api["args"]
         old = main["name"]
-        for holder in (args, *args.get("aliases", {}).values()):
+        for holder in (args, *(args.get("aliases") or {}).values()):
             holder["engines"] = [name if one == old else one for one in holder["engines"]]
         main["name"] = name
         return plan
@@ -120,10 +124,14 @@ class Plan:
                     f"args.engines: no application {name!r} of engines (choices: {', '.join(sorted(known))})"
                 )
         for app in self.engines:
+            _counts(app)
             args = EngineArgs.of(app["args"])
             app["args"]["model"] = named(args.settings, self.profile)
             deployment = _deployment(app, "Engine")
-            strategy(str(_router(deployment).get("request_router_kwargs", {}).get("routing", "power_of_two")))
+            kwargs = _router(deployment)["request_router_kwargs"]
+            if unknown := sorted(set(kwargs) - {"routing", "seed"}):
+                raise UserError(f"request_router_kwargs: unknown key {unknown[0]!r} (choices: routing, seed)")
+            strategy(str(kwargs.get("routing", "power_of_two")))
         models = [app["args"]["model"] for app in self.engines]
         if twice := sorted({name for name in models if models.count(name) > 1}):
             raise UserError(f"two applications serve {twice[0]!r}")
@@ -151,14 +159,12 @@ class Plan:
     @property
     def replicas(self) -> int:
         """Of the main engine, at first."""
-        deployment = _deployment(self.engines[0], "Engine")
-        scaling = deployment.get("autoscaling_config") or {}
-        return int(scaling.get("initial_replicas") or scaling.get("min_replicas") or deployment.get("num_replicas", 1))
+        return _counts(self.engines[0])[0]
 
     @property
     def most_replicas(self) -> int:
-        scaling = _deployment(self.engines[0], "Engine").get("autoscaling_config") or {}
-        return int(scaling.get("max_replicas", self.replicas))
+        """Of all engines together."""
+        return sum(max(_counts(app)) for app in self.engines)
 
     @property
     def host(self) -> str:
@@ -167,6 +173,10 @@ class Plan:
     @property
     def port(self) -> int:
         return int(self.config.get("http_options", {}).get("port", 8000))
+
+    @property
+    def drain_seconds(self) -> int:
+        return ApiArgs.of(self.api["args"]).settings.drain_seconds
 
     @property
     def keys_file(self) -> str:
@@ -190,12 +200,16 @@ def schema(config: Any) -> ServeDeploySchema:
             raise UserError(
                 f"application {app.name}: unknown import_path {app.import_path!r} (choices: {API}, {ENGINE})"
             )
+        own = DEPLOYMENTS[app.import_path]
+        if other := [one.name for one in app.deployments if one.name != own]:
+            raise UserError(f"application {app.name}: unknown deployment {other[0]!r} (choices: {own})")
     return made
 
 
 def parts(config: Mapping[str, Any]) -> Iterator[tuple[type[BaseModel], Mapping[str, Any], str]]:
     """The mappings of a file that Ray would take unknown keys in, each with its model and how to name it."""
     yield ServeDeploySchema, config, ""
+    yield from _inner({"http_options": HTTPOptionsSchema}, config, "")
     apps = config.get("applications")
     for app in apps if isinstance(apps, list) else ():
         if not isinstance(app, Mapping):
@@ -204,7 +218,17 @@ def parts(config: Mapping[str, Any]) -> Iterator[tuple[type[BaseModel], Mapping[
         deployments = app.get("deployments")
         for one in deployments if isinstance(deployments, list) else ():
             if isinstance(one, Mapping):
-                yield DeploymentSchema, one, f"deployment {one.get('name', '?')}: "
+                where = f"deployment {one.get('name', '?')}: "
+                yield DeploymentSchema, one, where
+                yield from _inner(INNER, one, where)
+
+
+def _inner(
+    kinds: Mapping[str, type[BaseModel]], held: Mapping[str, Any], where: str
+) -> Iterator[tuple[type[BaseModel], Mapping[str, Any], str]]:
+    for name, kind in kinds.items():
+        if isinstance(held.get(name), Mapping):
+            yield kind, held[name], f"{where}{name}: "
 
 
 def _deployment(app: Json, name: str) -> Json:
@@ -215,6 +239,18 @@ def _deployment(app: Json, name: str) -> Json:
             return one
     deployments.append({"name": name})
     return deployments[-1]
+
+
+def _counts(app: Json) -> tuple[int, int]:
+    """Of an application's engines: replicas at first, and at most. Raises UserError."""
+    deployment = _deployment(app, "Engine")
+    scaling, count = deployment.get("autoscaling_config") or {}, deployment.get("num_replicas") or 1
+    if not isinstance(count, int):
+        raise UserError(
+            f"application {app['name']}: num_replicas: {count!r} is no number; autoscaling_config says from when on"
+        )
+    first = int(scaling.get("initial_replicas") or scaling.get("min_replicas") or count)
+    return first, int(scaling.get("max_replicas") or first)
 
 
 def _scale(deployment: Json, replicas: str) -> None:
@@ -237,4 +273,5 @@ def _scale(deployment: Json, replicas: str) -> None:
 
 def _router(deployment: Json) -> Json:
     router: Json = deployment.setdefault("request_router_config", {})
+    router.setdefault("request_router_kwargs", {})
     return router

@@ -47,10 +47,10 @@ GLANCE_S = 0.1
 
 
 class ReplicaLost(Exception):
-    """The replica is gone, or as good as gone; nobody knows how far it came."""
+    """The replica is gone, or as good as gone; nobody knows how far it came. None: it was lost before it was known."""
 
-    def __init__(self, replica: str, reason: str) -> None:
-        super().__init__(f"replica {replica}: {reason}")
+    def __init__(self, replica: str | None, reason: str) -> None:
+        super().__init__(f"replica {replica or 'unknown'}: {reason}")
         self.replica = replica
 
 
@@ -155,13 +155,19 @@ class Remote:
             task.cancel()
 
     def _start(self, request: Request, sink: Sink) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._run(request, sink))
+        course = Course(Journal(request), sink)
+        task = asyncio.get_running_loop().create_task(self._run(course))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._running.discard(task)
+            if task.cancelled():  # before its first step
+                self._count(course, Cancelled())
+
+        task.add_done_callback(ended)
         return task
 
-    async def _run(self, request: Request, sink: Sink) -> None:
-        course = Course(Journal(request), sink)
+    async def _run(self, course: "Course") -> None:
         self._count(course, await self._end_of(course))
 
     async def _end_of(self, course: "Course") -> Done | Failed | Cancelled:
@@ -183,7 +189,8 @@ class Remote:
         if course.answering:
             self._ended = added(self._ended, done)
         course.sink(end)
-        if self.observer is not None and not (isinstance(end, Failed) and isinstance(end.error, Refused)):
+        refused = isinstance(end, Failed) and isinstance(end.error, Refused) and not course.answering
+        if self.observer is not None and not refused:
             self.observer(
                 course.clock.timings(
                     course.journal.request, outcome(end, course), done.cached_tokens, done.completion_tokens
@@ -199,10 +206,12 @@ class Remote:
         except ReplicaLost as lost:
             self.failovers += 1
             self._failed_over()
-            avoid |= {lost.replica}
-            self._suspects[lost.replica] = time.monotonic() + self.patience.suspect_s
+            course.lost += 1
+            if lost.replica is not None:
+                avoid |= {lost.replica}
+                self._suspects[lost.replica] = time.monotonic() + self.patience.suspect_s
             log.warning("%s: what is left of its request goes to another", lost)
-            if self.patience.tries < len(avoid):
+            if course.lost > self.patience.tries:
                 raise EndedEarly(Failed(lost)) from None
             await self._pieces(course, course.journal.left(piece), avoid)
 
@@ -216,6 +225,8 @@ class Remote:
                 except Unavailable:
                     if avoided == avoid and (not avoid or time.monotonic() > latest):
                         raise
+            if piece.request.deadline is not None and time.monotonic() >= piece.request.deadline:
+                raise EndedEarly(Failed(DeadlineExceeded("no replica came in time")))
             await asyncio.sleep(GLANCE_S)
 
     def _suspected(self) -> frozenset[str]:
@@ -234,7 +245,7 @@ class Remote:
 
     async def _on_one(self, course: "Course", piece: Piece, avoid: frozenset[str]) -> None:
         """On one replica. Raises EndedEarly, Refused, ReplicaLost."""
-        replica = "unknown"
+        replica: str | None = None
         async with aclosing(self.replicas.stream(piece.request, avoid)) as batches:  # type: ignore[type-var]
             while True:
                 try:
@@ -249,7 +260,7 @@ class Remote:
                     if self._take(course, piece, event, replica):
                         return
 
-    def _take(self, course: "Course", piece: Piece, event: Event, replica: str) -> bool:
+    def _take(self, course: "Course", piece: Piece, event: Event, replica: str | None) -> bool:
         """Whether the piece is at its end."""
         if isinstance(event, Delta | PromptLogprobs):
             self._progress = time.monotonic()
@@ -272,12 +283,14 @@ class Remote:
 
 
 class Course:
-    """One request's: where it stands, whom to tell, and when things happened. answering: it has a first token."""
+    """One request's: where it stands, whom to tell, and when things happened. answering: it has a first token. lost: how many
+    replicas it lost."""
 
     def __init__(self, journal: Journal, sink: Sink) -> None:
         self.journal, self.sink, self.clock = journal, sink, Clock()
         self.clock.prompt_begun()
         self.answering = False
+        self.lost = 0
 
 
 def added(one: Done, other: Done) -> Done:

@@ -50,11 +50,13 @@ class Replica:
         try:
             if parcel.digest != self.facts.weights_digest:
                 raise Closed("this replica has other weights")
-            request = (
-                parcel.opened(self.grammars)
-                if parcel.structure is None
-                else await run_in_threadpool(parcel.opened, self.grammars)
-            )
+            if parcel.structure is None:
+                request = parcel.opened(self.grammars)
+            else:
+                opening = asyncio.ensure_future(run_in_threadpool(parcel.opened, self.grammars))
+                while not (await asyncio.wait({opening}, timeout=PULSE_S))[0]:
+                    yield Batch(self.name, [])
+                request = await opening
             (ticket,) = self.scheduler.submit_all([(request, put)])
         except (Refused, BadStructure) as error:
             yield Batch(self.name, [Failed(error)])

@@ -33,15 +33,19 @@ class ServeReplicas:
             raise Unavailable
         parcel = Parcel.of(request, self._digest, avoid)
         chosen = asyncio.wrap_future(self._placement.expect(parcel))
-        response: DeploymentResponseGenerator[Batch] = self._handle.stream.remote(parcel)
-        name, ended = "unknown", False
+        name: str | None = None
+        response: DeploymentResponseGenerator[Batch] | None = None
         try:
-            name = await chosen
-            yield Batch(name, [])
+            response = self._handle.stream.remote(parcel)
+            first = asyncio.ensure_future(anext(response))
+            await asyncio.wait({chosen, first}, return_when=asyncio.FIRST_COMPLETED)
+            if chosen.done():
+                name = chosen.result()
+                yield Batch(name, [])
+            yield await first
             async for batch in response:
-                name = batch.replica
                 yield batch
-            ended = True
+            response = None
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except BackPressureError as error:
@@ -50,6 +54,7 @@ class ServeReplicas:
             raise ReplicaLost(name, str(error).partition("\n")[0]) from error
         finally:
             self._placement.forget(parcel)
-            if not ended:
+            if response is not None:
+                first.cancel()
                 with suppress(Exception):
                     response.cancel()

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 
 import psutil
@@ -37,7 +37,8 @@ def kill(part: Part, count: int = 1) -> list[int]:
     """With SIGKILL, the oldest `count`; the ids of those that were there."""
     victims = processes(part)[:count]
     for one in victims:
-        one.kill()
+        with suppress(psutil.NoSuchProcess):  # it went by itself
+            one.kill()
     return [one.pid for one in victims]
 
 
