@@ -14,14 +14,16 @@ overload: Locust's scenario (`loadtests/overload.py`) against one server, one re
     closed-loop peak, then 2, 5 and 10 times as many arrivals; goodput under the SLO of conf/loadtest.
 
 Every process has `threads` threads. Replicas share the machine's cores with each other, the proxy and the client, so that
-more of them bring no more tokens/s. Written to reports/benchmarks/cluster.json. Not covered: several machines, several
-API replicas, HAProxy.
+more of them bring no more tokens/s. Each part runs in a process of its own and is written to
+reports/benchmarks/cluster.json beside the others. Not covered: several machines, several API replicas, HAProxy.
 """
 
 import argparse
 import asyncio
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,7 +55,7 @@ from tradewind.engine.text import ByteTokenizer
 from tradewind.errors import UserError
 from tradewind.evaluation.bootstrap import median_interval
 from tradewind.evaluation.variant import load_codec
-from tradewind.files import write_json
+from tradewind.files import read_json, write_json
 from tradewind.load.scenario import LoadSettings, run_scenario
 from tradewind.load.server import started as serving
 from tradewind.serving.backend import Backend
@@ -107,21 +109,31 @@ class Timed:
 
 def main() -> None:
     given = arguments()
+    if len(given.parts) > 1:  # a process attaches to one cluster in its life
+        for part in given.parts:
+            own = [text for text in sys.argv[1:] if text not in ("--parts", *PARTS)]
+            if subprocess.run(
+                [sys.executable, "-m", "benchmarks.cluster", *own, "--parts", part], check=False
+            ).returncode:
+                raise UserError(f"part {part} broke off")
+        return
+    (part,) = given.parts
     size = {"slots": given.slots, "max_len": 1024, "threads": given.threads}
     args = {"model": given.variant, "engine": given.engine, "variants": str(given.variants.resolve())} | size
-    measured: dict[str, Row] = {}
-    if "hop" in given.parts:
-        measured["hop"] = hop(given)
-    if "path" in given.parts:
-        measured["path"] = path(given, args)
-    if "routing" in given.parts:
-        measured["routing"] = routing(given, args, Routing(seconds=given.seconds))
-    if "overload" in given.parts:
-        measured["overload"] = overload(given, args)
+    measured = {part: measure(part, given, args)}
     _log(given, measured)
     facts = {"device": host.device(), "git_commit": git_commit(), "variant": given.variant, "threads": given.threads}
-    write_json(given.out, facts | measured)
+    kept = read_json(given.out) if given.out.exists() else {}
+    write_json(given.out, kept | facts | measured)
     print(lines(measured))
+
+
+def measure(part: str, given: argparse.Namespace, args: Mapping[str, Any]) -> Row:
+    if part == "hop":
+        return hop(given)
+    if part == "path":
+        return path(given, args)
+    return routing(given, args, Routing(seconds=given.seconds)) if part == "routing" else overload(given, args)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -423,7 +435,7 @@ def logged(measured: Mapping[str, Row], repeats: int) -> Iterator[Measurement]:
 
 
 def _log(given: argparse.Namespace, measured: Mapping[str, Row]) -> None:
-    record = given.out.parent.parent / "runs" / f"cluster-{given.variant}.json"
+    record = given.out.parent.parent / "runs" / f"cluster-{given.parts[0]}-{given.variant}.json"
     params = {"threads": given.threads, "slots": given.slots, "parts": list(given.parts), "repeats": given.repeats}
     tags = {"engine": given.engine}
     with record_run(
