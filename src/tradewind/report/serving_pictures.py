@@ -99,7 +99,8 @@ def _draw_ramp(figure: Figure, data: Any) -> None:
         ):  # fmt: skip
             axis.set(title=words, xlabel="users", xscale="log")
             _curve(axis, data[replicas], name, colour, replicas)
-            axis.set_ylim(bottom=0)
+    for axis in axes:
+        axis.set_ylim(bottom=0)  # when all is drawn: it keeps the top as it is then
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
 
 
