@@ -97,7 +97,8 @@ def chaos(data: Any) -> str:
     for name, one in data["parts"].items():
         gap, whole = one.get("gap_around_s") or one.get("gap_s"), one.get("whole_s")
         counts = [
-            f"{one[key]:,.0f}" if key in one else "-" for key in ("requests", "refused", "failed", "altered", "failovers")
+            f"{one[key]:,.0f}" if key in one else "-"
+            for key in ("requests", "refused", "failed", "altered", "failovers")
         ]
         spreads = [f"{spread['p50']:.2f} / {spread['max']:.2f}" if spread else "-" for spread in (gap, whole)]
         rows.append([FAULTS.get(name, name), *counts, *spreads])
