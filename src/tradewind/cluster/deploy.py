@@ -10,7 +10,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -56,7 +55,7 @@ class Cluster:
         """All of it, until it is ready. Raises UserError where it does not come up."""
         self._client.deploy_apps(schema(plan.config))
         self.plan = plan
-        self.note()
+        self._note()
         self._await({app["name"] for app in plan.config["applications"]})
         await_ready(self.url)
 
@@ -92,7 +91,7 @@ class Cluster:
         self._await({plan.api["name"]})
         time.sleep(SWITCH_S)
 
-    def note(self) -> None:
+    def _note(self) -> None:
         """For `attached`."""
         note = {
             "pid": self._pid,
@@ -154,11 +153,10 @@ def started(plan: Plan) -> Iterator[Cluster]:
     listener.close()
     # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
     cores = max(os.cpu_count() or 1, 2 * plan.most_replicas)
-    with terminated_as_exit(), _ended():
-        _set_up()
-        _make_secret(token_file())
-        _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # Ray has set its own
+    _set_up()
+    _make_secret(token_file())
+    _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
+    with _ended(), terminated_as_exit():  # after Ray, which sets a handler of its own
         config = schema(plan.config)
         client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
         yield Cluster(plan, client, os.getpid())
@@ -190,8 +188,8 @@ def attached() -> Iterator[Cluster]:
     _set_up()
     _init(address=known["address"])
     try:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is half done is taken back
-        yield Cluster(Plan(known["config"], known["profile"]), serve.context._get_global_client(), known["pid"])
+        with terminated_as_exit():  # what is half done is taken back
+            yield Cluster(Plan(known["config"], known["profile"]), serve.context._get_global_client(), known["pid"])
     finally:
         ray.shutdown()
 
