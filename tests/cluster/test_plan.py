@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.support import ROOT
+from tradewind.cluster.deploy import alone
 from tradewind.cluster.plan import Plan
 from tradewind.cluster.settings import ApiArgs, EngineArgs
 from tradewind.errors import UserError
@@ -75,6 +76,13 @@ WRONG: dict[str, tuple[Callable[[Json], object], str]] = {
         "no application 'gone' of engines",
     ),
     "an alias for nobody": (lambda c: api(c)["args"].update(aliases={"a": {"engines": ["gone"]}}), "aliases.a"),
+    "an alias that joins two and says nothing of it": (
+        lambda c: (
+            c["applications"].append({**engine(c), "name": "b", "args": {"engine": "mock", "model": "b"}}),
+            api(c)["args"].update(engines=["engine", "b"], aliases={"a": {"engines": ["engine", "b"]}}),
+        ),
+        "args.aliases.a: names one engine, or says exact: false",
+    ),
     "no API": (lambda c: c["applications"].remove(api(c)), "0 applications have the import_path"),
     "no engine": (lambda c: c["applications"].remove(engine(c)), "no application has the import_path"),
     "no applications": (lambda c: c.pop("applications"), "applications: Field required"),
@@ -134,6 +142,14 @@ def test_room_is_for_all_engines_at_their_most(tmp_path: Path) -> None:
         config["applications"].append(second)
 
     assert Plan.read(written(tmp_path, two)).most_replicas == 2 + 7
+
+
+def test_one_update_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEWIND_HOME", str(tmp_path))
+    with alone(), pytest.raises(UserError, match="another update is under way"), alone():
+        pass
+    with alone():
+        pass
 
 
 def test_a_new_main_engine_is_named_everywhere(tmp_path: Path) -> None:

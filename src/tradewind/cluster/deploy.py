@@ -5,6 +5,7 @@ taken away again, and nothing has changed; 2. the API is rolled over to it: a ne
 the old one ends what it has, on the old model; 3. the old model's application goes.
 """
 
+import fcntl
 import logging
 import os
 import secrets
@@ -65,13 +66,14 @@ class Cluster:
         new, old = plan.engines[0], before.engines[0]
         if new["args"] == old["args"]:
             raise UserError(f"{plan.model} is what is served")
-        with self._taken_back(before):
-            self._client.deploy_apps(schema(before.beside(new)))
-            self._await({new["name"]})
-        with self._taken_back(before, new):
-            self._client.deploy_apps(schema(plan.beside(old)))
-            self._switched(plan)
-        self.deploy(plan)
+        with alone():
+            with self._taken_back(before):
+                self._client.deploy_apps(schema(before.beside(new)))
+                self._await({new["name"]})
+            with self._taken_back(before, new):
+                self._client.deploy_apps(schema(plan.beside(old)))
+                self._switched(plan)
+            self.deploy(plan)
 
     @contextmanager
     def _taken_back(self, before: Plan, new: Json | None = None) -> Iterator[None]:
@@ -140,6 +142,17 @@ def reason(app: Any) -> str:
     said = [one.message for one in app.deployments.values() if one.message] or [app.message]
     lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One update at a time; the lock goes with its process. Raises UserError."""
+    with open(home() / "cluster.update", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another update is under way") from None
+        yield
 
 
 @contextmanager

@@ -64,6 +64,8 @@ class ApiArgs:
         for name, alias in made.items():
             if unknown := [app for app in alias.engines if app not in engines]:
                 raise UserError(f"args.aliases.{name}: {unknown[0]!r} is not among the engines ({', '.join(engines)})")
+            if alias.exact and len(alias.engines) != 1:  # two applications never serve one model
+                raise UserError(f"args.aliases.{name}: names one engine, or says exact: false")
         return cls(settings, tuple(map(str, engines)), made, patience)
 
 

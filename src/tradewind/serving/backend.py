@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tradewind.engine.requests import Request, Sink
-from tradewind.engine.scheduler import Snapshot
+from tradewind.engine.settings import Snapshot
 
 
 class Facts(Protocol):
