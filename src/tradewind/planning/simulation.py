@@ -9,7 +9,8 @@ Replicas that share a machine slow each other down while they work: with `busy` 
 1 + (sharing - 1) * (busy - 1) times as long, so that `sharing` 2 is two replicas that take turns on the same cores.
 
 Requests are as loadtests/sse.py writes them, so that `tradewind.load.results.measure` reads both. Not covered: the prefix
-cache (shorten the prompts by what it holds), speculation, priorities, failures, what the router itself costs.
+cache (shorten the prompts by what it holds), speculation, priorities, failures, what the router itself costs, the cores
+that API, proxy and client take from replicas on the same machine (so that replicas which fill it are promised too much).
 """
 
 import heapq
