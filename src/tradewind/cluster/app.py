@@ -24,7 +24,7 @@ from tradewind.serving.keys import keyring
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.readiness import Loop
 from tradewind.serving.telemetry import telemetry
-from tradewind.serving.variants import load, load_tokenizer, start, warm_up
+from tradewind.serving.variants import identity, load, load_tokenizer, start, warm_up
 
 MANY = 10_000
 """Requests that Serve lets through to a replica: how many wait and run is for its scheduler to say."""
@@ -114,6 +114,7 @@ class ApiReplica:
             telemetry(main.model),
             others,
             aliases={name: self._alias(alias) for name, alias in self.args.aliases.items()},
+            identity=first.identity,
         )
 
     def _alias(self, alias: AliasArgs) -> Alias:
@@ -125,9 +126,8 @@ class ApiReplica:
         replicas = ServeReplicas(one.handle, one.app, facts)
         observers = metrics.finished_by(facts.model), metrics.failed_over_by(facts.model)
         remote = Remote(replicas, facts, self.args.patience, *observers)
-        return Served(
-            facts.model, remote, load_tokenizer(replace(self.args.settings, model=facts.model, engine=facts.name))
-        )
+        settings = replace(self.args.settings, model=facts.model, engine=facts.name)
+        return Served(facts.model, remote, load_tokenizer(settings), identity(settings, facts.model))
 
 
 def engine(args: Mapping[str, Any]) -> serve.Application:

@@ -23,7 +23,7 @@ from tradewind.serving.metrics import Metrics
 from tradewind.serving.server import bind, serve
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
-from tradewind.serving.variants import load, load_beside, start, warm_up
+from tradewind.serving.variants import identity, load, load_beside, start, warm_up
 from tradewind.tracking import home
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,26 @@ def main() -> None:
         warm_up(one, tokenizer, settings)
         print(memory_bill(one), flush=True)
     first, *others = [
-        Served(name, start(name, one, tokenizer, settings.scheduler, metrics.finished_by(name)), tokenizer)
+        Served(
+            name,
+            start(name, one, tokenizer, settings.scheduler, metrics.finished_by(name)),
+            tokenizer,
+            identity(settings, name),
+        )
         for name, one, tokenizer in (loaded, *beside)
     ]
-    app = create_app(first.scheduler, first.tokenizer, model, settings, keys, metrics, traces, others, storage)
+    app = create_app(
+        first.scheduler,
+        first.tokenizer,
+        model,
+        settings,
+        keys,
+        metrics,
+        traces,
+        others,
+        storage,
+        identity=first.identity,
+    )
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
     finally:

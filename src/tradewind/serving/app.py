@@ -17,6 +17,7 @@ from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors
 from tradewind.serving.backend import Backend
 from tradewind.serving.body import read_body
+from tradewind.serving.caches import open_cache
 from tradewind.serving.catalog import Alias, Catalog, Served
 from tradewind.serving.keys import Keyring
 from tradewind.serving.limits import Limiter, open_storage
@@ -39,22 +40,27 @@ def create_app(
     beside: Sequence[Served] = (),
     storage: Storage | None = None,
     aliases: Mapping[str, Alias] | None = None,
+    identity: str = "",
 ) -> FastAPI:
     """The app that serves one model, and those `beside` it. All schedulers are closed when the app shuts down.
 
     metrics: whose `finished_by` the schedulers tell of their requests; without it their distributions stay empty.
-    storage: of the limits; what the settings name where it is left out. `app.state.readiness` is what /ready asks.
+    identity: see `Served`. storage: of the limits; what the settings name where it is left out. `app.state.readiness` is
+    what /ready asks.
     Raises UserError where the store of limits cannot be used.
     """
     settings = settings or ServeSettings()
-    served = (Served(model, scheduler, tokenizer), *beside)
+    served = (Served(model, scheduler, tokenizer, identity), *beside)
     metrics = metrics or Metrics(model, scheduler.engine.max_len)
+    cache = open_cache(settings, metrics)
     for one in served:
         metrics.watch(one.scheduler.snapshot, one.name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        if cache is not None:
+            await cache.close()
         for one in served:
             one.scheduler.close()
 
@@ -70,7 +76,7 @@ def create_app(
     app.add_middleware(RequestId)
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
-    _add_models(app, Catalog(served, settings, aliases), settings)
+    _add_models(app, Catalog(served, settings, aliases, cache), settings)
     return app
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.responses import Response
 
+from tradewind.caching.response import ResponseCache
 from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.backend import Backend
+from tradewind.serving.caches import CallCaches
 from tradewind.serving.completions import Completions, Wire
 from tradewind.serving.errors import ApiError
 from tradewind.serving.fanout import Fanout
@@ -25,11 +27,14 @@ from tradewind.serving.shapes import AliasModel, Model
 
 @dataclass(frozen=True)
 class Served:
-    """A variant under the name that clients ask for it by."""
+    """A variant under the name that clients ask for it by. identity: of all that its answers depend on, where answers are
+    kept; engine and weights where it is left out.
+    """
 
     name: str
     scheduler: Backend
     tokenizer: Tokenizer
+    identity: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -49,14 +54,22 @@ class Catalog:
     """Names must differ. Raises UserError for an alias that promises more than its variants can keep."""
 
     def __init__(
-        self, served: Sequence[Served], settings: ServeSettings, aliases: Mapping[str, Alias] | None = None
+        self,
+        served: Sequence[Served],
+        settings: ServeSettings,
+        aliases: Mapping[str, Alias] | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.served = {one.name: one for one in served}
         self.aliases = dict(aliases or {})
         for name, alias in self.aliases.items():
             self._check(name, alias)
         self._created = int(time.time())
-        self._completions = {one.name: Completions(one.scheduler, one.tokenizer, settings) for one in served}
+        self._completions = {
+            one.name: Completions(one.scheduler, one.tokenizer, settings, one.identity or one.fingerprint)
+            for one in served
+        }
+        self._cache = cache
         self._fanout = Fanout(self._completions)
 
     def _check(self, name: str, alias: Alias) -> None:
@@ -112,6 +125,11 @@ class Catalog:
         def call(name: str) -> Call:
             return Call(identity, now, name, self.served[name].fingerprint)
 
+        caches = CallCaches(self._cache, request)
         if wire.aggregate is not None:
-            return await self._fanout.answer(wire, wire.aggregate, call, request)
-        return await self._completions[model].answer(wire, call(model), request)
+            response = await self._fanout.answer(wire, wire.aggregate, call, request, caches)
+        else:
+            response = await self._completions[model].answer(wire, call(model), request, caches)
+        Meter.of(request.scope).cached = caches.outcome
+        response.headers.update(caches.headers)
+        return response

@@ -32,6 +32,7 @@ from tradewind.engine.requests import (
 from tradewind.engine.sampling import SamplingParams
 from tradewind.engine.text import Tokenizer
 from tradewind.serving.backend import Backend
+from tradewind.serving.caches import CallCaches
 from tradewind.serving.errors import CLIENT_GONE, ApiError, refusal
 from tradewind.serving.generation import Generation, Numbered, Work
 from tradewind.serving.keys import Principal
@@ -51,16 +52,17 @@ LONG_TEXT = 4096
 
 
 class Completions:
-    """Both endpoints over one scheduler."""
+    """Both endpoints over one scheduler. identity: see `caching.key`."""
 
-    def __init__(self, scheduler: Backend, tokenizer: Tokenizer, settings: ServeSettings) -> None:
-        self.scheduler, self.tokenizer, self.settings = scheduler, tokenizer, settings
+    def __init__(self, scheduler: Backend, tokenizer: Tokenizer, settings: ServeSettings, identity: str = "") -> None:
+        self.scheduler, self.tokenizer, self.settings, self.identity = scheduler, tokenizer, settings, identity
         self.grammars = Grammars(tokenizer)
         self._compiling = CapacityLimiter(1)  # others wait in the event loop, and hold no thread
 
-    async def answer(self, wire: Wire, call: Call, http: HttpRequest) -> Response:
+    async def answer(self, wire: Wire, call: Call, http: HttpRequest, caches: CallCaches) -> Response:
         requests = await self.requests(wire, http)
-        generation = await begin([(self.scheduler, one) for one in requests], wire, http)
+        backend = caches.over(self.scheduler, self.identity)
+        generation = await begin([(backend, one) for one in requests], wire, http)
         reply = Reply(generation, call, wire, self._echoes(wire, requests))
         if not wire.stream:
             return await reply.whole()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tradewind.serving.caches import CallCaches
 from tradewind.serving.completions import ClientGoneError, Completions, Reply, Wire, begin
 from tradewind.serving.errors import CLIENT_GONE, ApiError
 from tradewind.serving.replies import Call, Choice
@@ -33,14 +34,15 @@ class Fanout:
         self.variants = variants
 
     async def answer(
-        self, wire: Wire, aggregate: Aggregate, call: Callable[[str], Call], http: HttpRequest
+        self, wire: Wire, aggregate: Aggregate, call: Callable[[str], Call], http: HttpRequest, caches: CallCaches
     ) -> Response:
         """call: what the reply's frame says where a model's answer is chosen. Raises ApiError."""
         self._check(aggregate)
         work = []
         for name in aggregate.models:
             completions = self.variants[name]
-            work += [(completions.scheduler, one) for one in await completions.requests(wire, http)]
+            backend = caches.over(completions.scheduler, completions.identity)
+            work += [(backend, one) for one in await completions.requests(wire, http)]
         reply = Reply(await begin(work, wire, http), call(aggregate.models[0]), wire)
         try:
             choices = await reply.gathered()

@@ -87,7 +87,8 @@ def samples(model: str, scope: Scope, status: int, meter: Meter) -> Iterator[Sam
     if meter.requests:
         yield Sample(USAGE, meter.prompt_tokens, {**common, names.GEN_AI_TOKEN_TYPE: "input"})
         yield Sample(USAGE, meter.completion_tokens, {**common, names.GEN_AI_TOKEN_TYPE: "output"})
-    if meter.first_token is not None and meter.last_token is not None:
+    made_now = meter.cached not in ("hit", "coalesced")  # what a cache gave says nothing of the engine's speed
+    if made_now and meter.first_token is not None and meter.last_token is not None:
         yield Sample(TTFT, meter.first_token - meter.started, common)
         after = meter.completion_tokens - 1
         if after and sum(one.n for one in meter.requests) == 1:  # answers at once share the time

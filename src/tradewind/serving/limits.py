@@ -14,7 +14,6 @@ not answer when the server starts is refused.
 
 import asyncio
 import importlib.util
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -25,11 +24,11 @@ from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 
+from tradewind.breaker import Breaker
 from tradewind.errors import UserError
 from tradewind.serving.errors import ApiError
 from tradewind.serving.keys import Limits, Principal
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
 STORE_TIMEOUT, STORE_PAUSE = 0.5, 5.0
@@ -121,8 +120,7 @@ class Limiter:
 
     def __init__(self, storage: Storage) -> None:
         self._strategy = FixedWindowRateLimiter(storage)
-        self._closed_until = 0.0
-        self._failed = False
+        self._breaker = Breaker("the store of limits", "nobody is limited", 1, STORE_PAUSE, STORE_PAUSE, _now)
 
     def account(self, principal: Principal) -> "Account":
         return Account(self, windows(principal))
@@ -148,19 +146,20 @@ class Limiter:
         return [window for window, fits in zip(held, allowed, strict=True) if not fits]
 
     async def _ask(self, question: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        if time.monotonic() < self._closed_until:
+        if not self._breaker.allows():
             return otherwise
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
                 answer = await question()
         except Exception as error:  # whatever the store's client raises: limits must not take the service down
-            self._closed_until = time.monotonic() + STORE_PAUSE
-            if not self._failed:
-                log.warning("the store of limits failed, nobody is limited: %s: %s", type(error).__name__, error)
-            self._failed = True
+            self._breaker.failed(error)
             return otherwise
-        self._failed = False
+        self._breaker.succeeded()
         return answer
+
+
+def _now() -> float:
+    return time.monotonic()
 
 
 async def _all(questions: Iterable[Awaitable[T]]) -> list[T]:

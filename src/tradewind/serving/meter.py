@@ -25,11 +25,12 @@ async def admit_all(tokens: int) -> None:
 @dataclass
 class Meter:
     """Times are of the monotonic clock, in seconds. Tokens are summed over the call's prompts and answers. model: the one
-    asked, once it is known to be served.
+    asked, once it is known to be served. cached: what the response cache said of it, where there is one.
     """
 
     principal: Principal = ANONYMOUS
     model: str | None = None
+    cached: str | None = None
     admit: Admit = admit_all
     started: float = field(default_factory=time.monotonic)
     requests: Sequence[Request] = ()

@@ -10,6 +10,7 @@ answer keeps its slot to the end.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -35,6 +36,7 @@ REQUEST_S = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0,
     7680.0,
 )  # fmt: skip
+CALL_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 CHOICES = (1, 2, 5, 10, 20)
 FINISHED_REASON = {"stop": "stop", "length": "length", "error": "error", "cancelled": "abort", "deadline": "abort"}
 """The scheduler's word -> vLLM's."""
@@ -80,6 +82,10 @@ class Metrics:
         self._calls = Counter(
             "tradewind_http_requests", "Calls by route, method and status.", ["route", "method", "status"],
             registry=self.registry,
+        )  # fmt: skip
+        self._by_cache = Histogram(
+            "tradewind_call_seconds", "Calls that generate, by what the response cache had.", ["cache"],
+            registry=self.registry, buckets=CALL_S,
         )  # fmt: skip
         self._genai = _genai_histograms(self.registry)
         self._open(model)
@@ -129,6 +135,8 @@ class Metrics:
         route = route_of(scope)
         method = scope["method"] if route != UNKNOWN and status != 405 else UNKNOWN  # a client may invent any
         self._calls.labels(route, method, str(status)).inc()
+        if meter.cached is not None:
+            self._by_cache.labels(meter.cached).observe(monotonic() - meter.started)
         for sample in samples(meter.model or self.model, scope, status, meter):
             histogram = self._genai[sample.name]
             histogram.labels(*(str(sample.attributes.get(name, "")) for name in LABELS)).observe(sample.value)

@@ -41,6 +41,16 @@ class ServeSettings:
     lookup_tokens: int = option(0, "tokens drafted a step at most (prompt lookup); 0: no speculation", 0)
     lookup_ngram: int = option(3, "tokens of the longest n-gram looked up", 1)
     lookup_max_rows: int = option(1, "answers running at most where drafts are made", 0)
+    cache: str = option(
+        "none", "answers given again: none, memory (of this process) or redis://HOST:PORT (shared; memory in front)"
+    )
+    cache_mib: int = option(64, "of kept answers in this process", 1)
+    cache_ttl_s: float = option(3600.0, "that an answer is kept", 0.001)
+    cache_scope: str = option("tenant", "tenant: none is given another's answer; all: everybody is")
+    cache_log: str = option("", "file to which cacheable calls are added, for warm_from to read; none: no log")
+    warm_from: str = option(
+        "", "file of calls that are answered when the server starts, popular ones first; none: none"
+    )
     max_choices: int = option(128, "answers of one call: n times its prompts", 1)
     max_prompts: int = option(32, "prompts of one call", 1)
     max_body_bytes: int = option(1 << 20, "of one call", 1)
@@ -61,6 +71,8 @@ class ServeSettings:
             least, value = one.metadata["least"], getattr(self, one.name)
             if least is not None and not least <= value < math.inf:
                 raise UserError(f"{one.name}: {value} is not a number from {least:g}")
+        if self.cache_scope not in ("tenant", "all"):
+            raise UserError(f"cache_scope {self.cache_scope!r}: choose tenant or all")
 
     @property
     def scheduler(self) -> SchedulerSettings:

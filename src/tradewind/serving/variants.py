@@ -1,8 +1,11 @@
 """From a model's name to an engine and its tokenizer: variant folders, the champion, the mock."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from tradewind.engine import Engine, load_engine
@@ -11,10 +14,13 @@ from tradewind.engine.scheduler import Scheduler, SchedulerSettings
 from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.engine.timings import Observer
 from tradewind.errors import UserError
+from tradewind.files import read_json
 from tradewind.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 CHAMPION, MOCK = "champion", "mock"
+LIBRARIES = {"ort": "onnxruntime", "jax": "jax"}
+"""What runs each engine."""
 
 
 def resolve(model: str, variants: str | Path, profile: str = "cpu") -> str:
@@ -52,6 +58,21 @@ def load_tokenizer(settings: ServeSettings) -> Tokenizer:
     from tradewind.model.tokenizer import Tokenizer as ModelTokenizer
 
     return ModelTokenizer.load(Path(settings.variants) / settings.model)
+
+
+def identity(settings: ServeSettings, name: str) -> str:
+    """Of all that answers of a variant depend on: weights at their precision, tokenizer, template, engine and its library.
+    Empty for the mock.
+    """
+    if settings.engine == MOCK:
+        return ""
+    manifest = read_json(Path(settings.variants) / name / "manifest.json")
+    others = {file for engine, files in manifest["files"].items() if engine != settings.engine for file in files}
+    digests = {file: one["sha256"] for file, one in manifest["digests"].items()}
+    held = {file: digest for file, digest in digests.items() if file in manifest["files"][settings.engine]}
+    held |= {file: digest for file, digest in digests.items() if file not in others}
+    text = json.dumps([settings.engine, version(LIBRARIES[settings.engine]), held], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_beside(main: str, settings: ServeSettings, profile: str = "cpu") -> Iterator[tuple[str, Engine, Tokenizer]]:

@@ -1,0 +1,116 @@
+"""An answer as bytes, and back: the events of one request in their order, so that a stream can be given again as it was.
+
+Values in a shared store are sealed with HMAC-SHA256 over key, header and payload: who can write to the store but does not
+know the secret cannot have an answer given. JSON, never pickle. Not covered: secrecy (the store reads along).
+"""
+
+import hashlib
+import hmac
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from tradewind.engine.requests import Delta, Done, Event, PromptLogprobs, TokenLogprob
+
+HEAD = struct.Struct(">4sdd")
+MAGIC = b"TWc1"
+MAC = 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer. seconds: that it took to make; stored: when it was kept, in seconds since 1970."""
+
+    events: tuple[Event, ...]
+    seconds: float
+    stored: float
+
+    @property
+    def done(self) -> Done:
+        end = self.events[-1]
+        assert isinstance(end, Done)
+        return end
+
+
+class BadValue(ValueError):
+    """Bytes that hold no answer."""
+
+
+def pack(answer: Answer) -> bytes:
+    body = [answer.seconds, answer.stored, [_row(event) for event in answer.events]]
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "surrogatepass")
+
+
+def unpack(value: bytes) -> Answer:
+    """Raises BadValue."""
+    try:
+        seconds, stored, rows = json.loads(value.decode("utf-8", "surrogatepass"))
+        events = tuple(map(_event, rows))
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise BadValue(str(error)) from None
+    if not events or not isinstance(events[-1], Done) or any(isinstance(one, Done) for one in events[:-1]):
+        raise BadValue("the answer has no end, or several")
+    return Answer(events, float(seconds), float(stored))
+
+
+def seal(secret: bytes, key: bytes, payload: bytes, stored: float, expires: float) -> bytes:
+    """Times are seconds since 1970."""
+    head = HEAD.pack(MAGIC, stored, expires)
+    return head + _mac(secret, key, head + payload) + payload
+
+
+def unseal(secret: bytes, key: bytes, value: bytes, now: float) -> tuple[bytes, float]:
+    """The payload, and the seconds that it may still be used; none left where it is past its end, or from a future that
+    no clock beside this one is in. Raises BadValue for what was not sealed for this key with this secret."""
+    head, mac, payload = value[: HEAD.size], value[HEAD.size : HEAD.size + MAC], value[HEAD.size + MAC :]
+    if len(mac) < MAC or not hmac.compare_digest(mac, _mac(secret, key, head + payload)):
+        raise BadValue("the seal is not ours")
+    _, stored, expires = HEAD.unpack(head)
+    return payload, 0.0 if stored > now + SKEW_S else max(0.0, expires - now)
+
+
+SKEW_S = 5.0
+"""By which clocks of machines that share a store may differ."""
+
+
+def _mac(secret: bytes, key: bytes, text: bytes) -> bytes:
+    return hmac.digest(secret, key + text, hashlib.sha256)
+
+
+def _row(event: Event) -> list[Any]:
+    if isinstance(event, Delta):
+        ids, logprobs = list(event.ids), [_scored(one) for one in event.logprobs]
+        return ["d", event.index, event.text, event.tokens, event.finish_reason, ids, logprobs]
+    if isinstance(event, PromptLogprobs):
+        return ["p", [_scored(one) for one in event.entries]]
+    assert isinstance(event, Done)
+    counts = event.accepted_prediction_tokens, event.rejected_prediction_tokens
+    return ["e", event.prompt_tokens, event.completion_tokens, event.cached_tokens, *counts]
+
+
+def _event(row: list[Any]) -> Event:
+    kind, *held = row
+    if kind == "d":
+        index, text, tokens, reason, ids, logprobs = held
+        if reason not in (None, "stop", "length") or not isinstance(text, str):
+            raise ValueError(f"finish reason {reason!r}")
+        return Delta(int(index), text, int(tokens), tuple(map(_entry, logprobs)), reason, tuple(map(int, ids)))
+    if kind == "p":
+        return PromptLogprobs(tuple(map(_entry, held[0])))
+    if kind == "e":
+        return Done(*map(int, held))
+    raise ValueError(f"an event of kind {kind!r}")
+
+
+def _scored(one: TokenLogprob) -> list[Any]:
+    top = [[token, piece.decode("latin-1"), logprob] for token, piece, logprob in one.top]
+    return [one.token, one.piece.decode("latin-1"), one.logprob, top, one.offset]
+
+
+def _entry(row: list[Any]) -> TokenLogprob:
+    token, piece, logprob, top, offset = row
+    ranked = tuple((int(id_), text.encode("latin-1"), float(value)) for id_, text, value in top)
+    return TokenLogprob(
+        int(token), piece.encode("latin-1"), None if logprob is None else float(logprob), ranked, offset
+    )

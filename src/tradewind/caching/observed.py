@@ -1,0 +1,68 @@
+"""What the response cache did, for Prometheus: outcomes, what was saved, how full it is, how its store does.
+
+Saved tokens and seconds are those of the answers that were given again, as it took to make them; answers that were
+joined count as coalesced and save what is not known yet, so nothing is added for them.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tradewind.caching.codec import Answer
+from tradewind.caching.memory import LocalStore
+from tradewind.caching.shared import RedisShared
+
+AGES_S = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+
+
+class CacheMetrics(Collector):
+    """An `Observer` of a `ResponseCache`."""
+
+    def __init__(self, registry: CollectorRegistry, local: LocalStore, shared: RedisShared | None) -> None:
+        self._local, self._shared = local, shared
+        name = "tradewind_response_cache"
+        self._asked = Counter(
+            f"{name}_requests",
+            "Requests by what the cache had: hit (why: the tier), coalesced (why: with whom), miss, bypass (why).",
+            ["outcome", "why"],
+            registry=registry,
+        )
+        self._kept = Counter(f"{name}_stored", "Answers offered to this process' store.", ["kept"], registry=registry)
+        self._tokens = Counter(f"{name}_saved_tokens", "Tokens of answers that were given again.", registry=registry)
+        self._seconds = Counter(f"{name}_saved_seconds", "That making them had taken.", registry=registry)
+        self._ages = Histogram(f"{name}_hit_age_seconds", "Of answers given again.", registry=registry, buckets=AGES_S)
+        for outcome, why in (("hit", "local"), ("coalesced", "here"), ("miss", "")):
+            self._asked.labels(outcome, why)
+        registry.register(self)
+
+    def looked_up(self, outcome: str, why: str, saved: Answer | None, age_s: float) -> None:
+        self._asked.labels(outcome, why).inc()
+        if saved is not None:
+            self._tokens.inc(saved.done.completion_tokens)
+            self._seconds.inc(saved.seconds)
+        if outcome == "hit":
+            self._ages.observe(age_s)
+
+    def kept(self, stored: bool) -> None:
+        self._kept.labels(str(stored).lower()).inc()
+
+    def collect(self) -> Iterable[Metric]:
+        name = "tradewind_response_cache"
+        yield GaugeMetricFamily(f"{name}_bytes", "Held in this process.", self._local.nbytes)
+        yield GaugeMetricFamily(f"{name}_entries", "Held in this process.", len(self._local))
+        gone = CounterMetricFamily(f"{name}_removed", "Answers that went, by why.", labels=["why"])
+        gone.add_metric(["evicted"], self._local.counts.evicted)
+        gone.add_metric(["expired"], self._local.counts.expired)
+        yield gone
+        if self._shared is None:
+            return
+        faults = CounterMetricFamily(f"{name}_store_faults", "Of the shared store, by kind.", labels=["kind"])
+        held = self._shared.faults
+        for kind, count in (("error", held.errors), ("skipped", held.skipped), ("rejected", held.rejected)):
+            faults.add_metric([kind], count)
+        yield faults
+        yield GaugeMetricFamily(
+            f"{name}_store_open", "1 while the breaker in front of the shared store is open.", self._shared.breaker.open
+        )
