@@ -49,8 +49,8 @@ test-all: lint $(CLUSTER)  ## what `test` leaves out for its length
 lint: $(STAMP)  ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy
 
-serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on PORT=8000
-	@python -m tradewind.serving --model $(MODEL) --engine $(ENGINE) --port $(PORT) --profile $(PROFILE)
+serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on PORT=8000 (CACHE=none|memory|redis|redis://...)
+	@python -m tradewind.serving --model $(MODEL) --engine $(ENGINE) --port $(PORT) --profile $(PROFILE) $(if $(CACHE),--cache $(CACHE))
 
 cluster: $(CLUSTER)  ## serve MODEL by REPLICAS=2 on Ray Serve, as serve.yaml says, on PORT=8000
 	@python -m tradewind.cluster up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter file,$(origin MODEL)),,--model $(MODEL)) $(if $(filter file,$(origin ENGINE)),,--engine $(ENGINE)) $(if $(filter file,$(origin PORT)),,--port $(PORT)) --profile $(PROFILE)

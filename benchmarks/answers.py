@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 
+FRESH = {"Cache-Control": "no-store"}
+"""No answer from a cache: it is the engines that are asked."""
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 SCHEMA = {
     "type": "object",
@@ -94,7 +96,7 @@ async def ask(http: httpx.AsyncClient, question: Question) -> Answer:
     """Never raises for what a server does."""
     answer = Answer(time.monotonic())
     try:
-        async with http.stream("POST", question.path, json=question.body) as response:
+        async with http.stream("POST", question.path, json=question.body, headers=FRESH) as response:
             answer.status = response.status_code
             answer.retry_after = response.headers.get("retry-after")
             if question.streamed and response.status_code == httpx.codes.OK:

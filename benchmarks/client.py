@@ -46,7 +46,7 @@ async def _exchange(port: int, method: str, path: str, body: bytes, timeout_s: f
                 head = (
                     f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
                 )
-                writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+                writer.write(f"{head}Content-Type: application/json\r\nCache-Control: no-store\r\n\r\n".encode() + body)
                 return await _read(reader, begun)
             finally:
                 writer.close()

@@ -247,7 +247,7 @@ async def complete(client: httpx.AsyncClient, server: Server, prompt: list[int],
     begun = time.perf_counter()
     arrived: list[float] = []
     usage: dict[str, int] = {}
-    async with client.stream("POST", "/v1/completions", json=body) as response:
+    async with client.stream("POST", "/v1/completions", json=body, headers={"Cache-Control": "no-store"}) as response:
         if response.status_code != 200:
             raise UserError(f"{server.name} answered {response.status_code}: {(await response.aread()).decode()[:300]}")
         async for line in response.aiter_lines():

@@ -81,7 +81,7 @@ def main() -> None:
     load = Load(given.seconds, given.repeats, tuple(given.streams), 128, 64)
     llm, aiperf = find("llm", given.llm, GET_LLM), find("aiperf", given.aiperf, GET_AIPERF)
     options = ["--model", given.variant, "--engine", "ort", "--variants", str(given.variants)]
-    options += ["--threads", str(given.threads)]
+    options += ["--threads", str(given.threads), "--cache", "none"]
     pairs: dict[int, list[tuple[Seen, Seen]]] = {}
     with started(options) as url, tempfile.TemporaryDirectory() as scratch:
         checks = openai_checks(url, given.variant)

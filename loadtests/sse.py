@@ -148,7 +148,7 @@ class StreamingUser(User):
         assert environment.parsed_options is not None
         self.options: argparse.Namespace = environment.parsed_options
         self.http = self.connect()
-        self.headers = {"Content-Type": "application/json"}
+        self.headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}  # the engine is measured
         if key := os.environ.get("TRADEWIND_API_KEY"):
             self.headers["Authorization"] = f"Bearer {key}"
         self.recording: Recording = environment.recording  # type: ignore[attr-defined]

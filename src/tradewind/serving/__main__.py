@@ -8,10 +8,12 @@ a loopback address is served. SIGTERM lets accepted requests end.
 import argparse
 import ipaddress
 import logging
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tradewind.caching.node import redis_node
 from tradewind.config import PROFILES, build, read_params, run
 from tradewind.engine import ENGINES, Engine
 from tradewind.errors import UserError
@@ -31,6 +33,12 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     settings, profile = settings_from(arguments())
+    with redis_node() if settings.cache == "redis" else nullcontext() as node:
+        run_server(settings if node is None else replace(settings, cache=node.url), profile)
+
+
+def run_server(settings: ServeSettings, profile: str) -> None:
+    """Until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     keys = keyring(settings.keys_file)
     refuse_open_bind(settings.host, keys)

@@ -5,27 +5,33 @@ front of them: keys, metrics, traces.
 Not served: embeddings, responses, audio, images, batches (404 `unknown_url`).
 """
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from limits.aio.storage import Storage
 
+from tradewind.caching.popular import CallLog, popular
 from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors
 from tradewind.serving.backend import Backend
-from tradewind.serving.body import read_body
+from tradewind.serving.body import parse, read_bytes
 from tradewind.serving.caches import open_cache
 from tradewind.serving.catalog import Alias, Catalog, Served
 from tradewind.serving.keys import Keyring
 from tradewind.serving.limits import Limiter, open_storage
+from tradewind.serving.meter import Meter
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.middleware import ApiKeys, Deadlines, Observed, Observer, RateLimits, RequestId
 from tradewind.serving.openapi import body_of, describe
 from tradewind.serving.readiness import Readiness
 from tradewind.serving.settings import ServeSettings
+from tradewind.serving.warming import warm
 from tradewind.serving.wire import ChatRequest, CompletionRequest
 
 
@@ -53,12 +59,17 @@ def create_app(
     served = (Served(model, scheduler, tokenizer, identity), *beside)
     metrics = metrics or Metrics(model, scheduler.engine.max_len)
     cache = open_cache(settings, metrics)
+    catalog = Catalog(served, settings, aliases, cache)
+    calls = popular(Path(settings.warm_from), settings.warm_calls) if cache and settings.warm_from else ()
     for one in served:
         metrics.watch(one.scheduler.snapshot, one.name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(warm(catalog, calls)) if calls else None
         yield
+        if warming is not None:
+            warming.cancel()
         if cache is not None:
             await cache.close()
         for one in served:
@@ -76,7 +87,7 @@ def create_app(
     app.add_middleware(RequestId)
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
-    _add_models(app, Catalog(served, settings, aliases, cache), settings)
+    _add_models(app, catalog, settings)
     return app
 
 
@@ -106,14 +117,22 @@ def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None
     async def one_model(name: str) -> dict[str, Any]:
         return {**catalog.model(name)}
 
+    calls = CallLog(Path(settings.cache_log)) if settings.cache_log else None
+
+    async def answered(request: Request, kind: type[ChatRequest | CompletionRequest], prefix: str) -> Response:
+        raw = await read_bytes(request, settings.max_body_bytes)
+        response = await catalog.answer(parse(raw, kind), prefix, request)
+        meter = Meter.of(request.scope)
+        if calls is not None and meter.cached not in (None, "bypass"):
+            calls.add(request.url.path, meter.principal.tenant, json.loads(raw))
+        return response
+
     @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest))
     async def chat(request: Request) -> Response:
-        wire = await read_body(request, ChatRequest, settings.max_body_bytes)
-        return await catalog.answer(wire, "chatcmpl", request)
+        return await answered(request, ChatRequest, "chatcmpl")
 
     @app.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
     async def text(request: Request) -> Response:
-        wire = await read_body(request, CompletionRequest, settings.max_body_bytes)
-        return await catalog.answer(wire, "cmpl", request)
+        return await answered(request, CompletionRequest, "cmpl")
 
     describe(app, (ChatRequest, CompletionRequest))

@@ -26,12 +26,8 @@ WORDS = (
 """Pydantic's words for Python's values -> JSON's."""
 
 
-async def read_body(request: Request, wire: type[T], limit: int) -> T:
-    """The body as a wire type. Raises ApiError."""
-    return parse(await read_bytes(request, limit), wire)
-
-
 async def read_bytes(request: Request, limit: int) -> bytes:
+    """Raises ApiError."""
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():
@@ -46,6 +42,7 @@ async def read_bytes(request: Request, limit: int) -> bytes:
 
 
 def parse(raw: bytes, wire: type[T]) -> T:
+    """The body as a wire type. Raises ApiError."""
     try:
         value = from_json(raw, allow_inf_nan=False)
     except ValueError as error:

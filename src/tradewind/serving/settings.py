@@ -42,15 +42,16 @@ class ServeSettings:
     lookup_ngram: int = option(3, "tokens of the longest n-gram looked up", 1)
     lookup_max_rows: int = option(1, "answers running at most where drafts are made", 0)
     cache: str = option(
-        "none", "answers given again: none, memory (of this process) or redis://HOST:PORT (shared; memory in front)"
+        "none",
+        "answers given again: none, memory (of this process), redis://HOST:PORT (shared; memory in front), or redis: one "
+        "that is started and ends with the server",
     )
     cache_mib: int = option(64, "of kept answers in this process", 1)
     cache_ttl_s: float = option(3600.0, "that an answer is kept", 0.001)
     cache_scope: str = option("tenant", "tenant: none is given another's answer; all: everybody is")
     cache_log: str = option("", "file to which cacheable calls are added, for warm_from to read; none: no log")
-    warm_from: str = option(
-        "", "file of calls that are answered when the server starts, popular ones first; none: none"
-    )
+    warm_from: str = option("", "such a log, or a file like it: its popular calls of a day are answered at the start")
+    warm_calls: int = option(100, "of warm_from at most", 0)
     max_choices: int = option(128, "answers of one call: n times its prompts", 1)
     max_prompts: int = option(32, "prompts of one call", 1)
     max_body_bytes: int = option(1 << 20, "of one call", 1)
