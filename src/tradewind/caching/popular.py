@@ -2,7 +2,8 @@
 
 The log: a line of JSON for each call whose answer may be kept, with its time, tenant and body (so it holds prompts: it is
 off unless a file is named, and readable by its owner only). At LARGEST bytes it becomes FILE.1, in place of an older one.
-`popular` reads both, or a file of the same shape made by hand, in which time and tenant may be left out.
+`popular` reads both, or a file of the same shape made by hand, in which time and tenant may be left out; the
+tenant then is that of calls without a key. A stream and a whole answer are the same call.
 """
 
 import json
@@ -20,6 +21,8 @@ from tradewind.errors import UserError
 log = logging.getLogger(__name__)
 LARGEST = 16 << 20
 DAY_S = 24 * 3600.0
+ALIKE = ("stream", "stream_options", "priority", "user", "metadata", "safety_identifier", "prompt_cache_key")
+"""Fields that change no answer."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,11 @@ def popular(path: Path, most: int, since_s: float = DAY_S, now: float | None = N
         if call is None:
             wrong += 1
         elif call[0] >= earliest:
-            key = json.dumps(call[1:], sort_keys=True)
+            path_, tenant, body = call[1:]
+            body = {name: value for name, value in body.items() if name not in ALIKE}
+            key = json.dumps([path_, tenant, body], sort_keys=True)
             counts[key] += 1
-            bodies[key] = call[1:]
+            bodies[key] = path_, tenant, body
     if wrong and not counts:
         raise UserError(f'{path}: no line of it is a call: {{"path": ..., "body": {{...}}}}')
     if wrong:

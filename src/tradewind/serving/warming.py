@@ -16,7 +16,7 @@ from starlette.types import Message
 from tradewind.caching.popular import Popular
 from tradewind.serving.catalog import Catalog
 from tradewind.serving.errors import ApiError
-from tradewind.serving.keys import LAST, Principal
+from tradewind.serving.keys import DEFAULT_TENANT, LAST, Principal
 from tradewind.serving.meter import Meter
 from tradewind.serving.wire import ChatRequest, CompletionRequest
 
@@ -48,11 +48,11 @@ async def _asked(catalog: Catalog, call: Popular) -> str:
     """What the cache said. Raises ApiError, ValidationError, KeyError for a call that is none any more."""
     kind, prefix = ENDPOINTS[call.path]
     model = call.body.get("model")
-    body = {**call.body, "stream": None, "stream_options": None, "priority": LAST}
+    body = {**call.body, "priority": LAST}
     body["model"] = model if model in catalog.names else catalog.names[0]
     wire = kind.model_validate(body)
     for last in range(TRIES):
-        meter = Meter(Principal("warming", call.tenant))
+        meter = Meter(Principal("warming", call.tenant or DEFAULT_TENANT))
         try:
             await catalog.answer(wire, prefix, Request(_scope(call.path, meter), _nothing))
         except ApiError as error:
