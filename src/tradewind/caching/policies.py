@@ -21,8 +21,8 @@ SAMPLE = 10
 LEAST_ENTRIES = 64
 """Entries that this rule counts at least, so that a nearly empty store does not forget at once."""
 COUNTER_LIMIT = 15
-BYTES_PER_COUNTER = 512
-"""Of the budget, for each counter of a row: more counters than entries, of which collisions stay rare."""
+BYTES_PER_COUNTER, LEAST_COUNTERS = 256, 1024
+"""Of the budget, for each counter of a row: several counters for each entry, so that collisions stay rare."""
 
 
 class Policy(ABC):
@@ -206,7 +206,7 @@ class TinyLfu(Policy):
        it is refused.
 
     Lookups that miss count too, so that what is asked for often gets in. The sketch has no doorkeeper; its bytes
-    (4 x width) come beside the budget.
+    (4 x width: a sixty-fourth of the budget or little more) come beside it.
     """
 
     def __init__(self, budget: int) -> None:
@@ -217,7 +217,7 @@ class TinyLfu(Policy):
         self._window_bytes = self._protected_bytes = 0
         self._window_limit = int(WINDOW_SHARE * budget)
         self._main_limit = budget - self._window_limit
-        self.sketch = Sketch(1 << max(8, (budget // BYTES_PER_COUNTER).bit_length()))
+        self.sketch = Sketch(1 << (max(LEAST_COUNTERS, budget // BYTES_PER_COUNTER) - 1).bit_length())
         self._asked = 0
 
     def __len__(self) -> int:
