@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from limits.aio.storage import Storage
 
 from tradewind.engine.text import Tokenizer
-from tradewind.serving import errors
+from tradewind.serving import errors, reference, static
 from tradewind.serving.backend import Backend
 from tradewind.serving.body import read_body
 from tradewind.serving.catalog import Alias, Catalog, Served
@@ -58,7 +58,7 @@ def create_app(
         for one in served:
             one.scheduler.close()
 
-    # The documentation pages would load scripts from another host.
+    # The framework's documentation pages would load scripts from another host; see `_add_pages`.
     app = FastAPI(title="Tradewind", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     errors.install(app)
     if keys:
@@ -70,7 +70,9 @@ def create_app(
     app.add_middleware(RequestId)
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
-    _add_models(app, Catalog(served, settings, aliases), settings)
+    catalog = Catalog(served, settings, aliases)
+    _add_models(app, catalog, settings)
+    _add_pages(app, catalog, settings, keyed=bool(keys))
     return app
 
 
@@ -111,3 +113,20 @@ def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None
         return await catalog.answer(wire, "cmpl", request)
 
     describe(app, (ChatRequest, CompletionRequest))
+
+
+def _add_pages(app: FastAPI, catalog: Catalog, settings: ServeSettings, keyed: bool) -> None:
+    """What a browser sees, without a key: so what only a key may list is not named."""
+
+    def landing(site: static.Site) -> static.Content:
+        models = [] if keyed else [catalog.model(name) for name in catalog.names]
+        needs_key = ", with a key" if keyed else ""
+        return site.page(
+            "index.html", models=models, keyed=keyed, needs_key=needs_key, port=settings.port or ServeSettings.port
+        )
+
+    def documentation(site: static.Site) -> static.Content:
+        document = app.openapi()
+        return site.page("reference.html", operations=reference.operations(document), shapes=reference.shapes(document))
+
+    static.install(app, {"/": landing, "/docs": documentation})
