@@ -113,6 +113,11 @@ def test_keys_of_file_and_environment(file: Path, monkeypatch: pytest.MonkeyPatc
         ("/v1/anything/new", "generate"),
         ("/admin/flush", "admin"),
         ("/openapi.json", ""),
+        ("/", None),
+        ("/docs", None),
+        ("/docsx", ""),
+        ("/static/a.css", None),
+        ("/staticx", ""),
         ("", ""),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ VLLM = {
     "num_preemptions": "counter",
     "prompt_tokens": "counter",
     "generation_tokens": "counter",
+    "external_prefix_cache_queries": "counter",
+    "external_prefix_cache_hits": "counter",
     "spec_decode_num_draft_tokens": "counter",
     "spec_decode_num_accepted_tokens": "counter",
     "request_success": "counter",
@@ -147,6 +150,33 @@ def test_gauges_follow_the_loop(served: Served) -> None:
         client.close()
     until(served.all_free)
     assert value(scrape(served), "vllm:kv_cache_usage_perc") == 0
+
+
+def test_the_prefix_cache_tells_what_it_found_saved_and_lost(tmp_path: Path) -> None:
+    """A token of the mock takes 8 bytes. The second server finds in files what the first one held in memory."""
+    settings = ServeSettings(prefix_cache_mib=1, prefix_cache_dir=str(tmp_path))
+    with serving(MockEngine(slots=1, max_len=4096), settings) as served, served.http() as http:
+        for _ in range(2):
+            assert http.post(CHAT, json=GOOD).status_code == 200
+        text = scrape(served)
+        tokens = value(text, "vllm:prompt_tokens_total") / 2
+        own = "tradewind_prefix_cache_"
+        assert value(text, f"{own}lookups_total") == 2
+        assert value(text, "vllm:prefix_cache_queries_total") == 2 * tokens
+        assert value(text, "vllm:prefix_cache_hits_total") == tokens - 1
+        assert value(text, f"{own}entries") == 1
+        assert value(text, f"{own}bytes") == 8 * tokens
+        assert value(text, f"{own}saved_seconds_total") > 0
+        assert value(text, "vllm:external_prefix_cache_queries_total") == tokens + 1
+        for name in ("evicted_entries", "evicted_bytes", "disk_written_entries", "disk_lost_entries"):
+            assert value(text, f"{own}{name}_total") == 0
+    with serving(MockEngine(slots=1, max_len=4096), settings) as served, served.http() as http:
+        assert http.post(CHAT, json=GOOD).status_code == 200
+        text = scrape(served)
+        assert value(text, "vllm:external_prefix_cache_hits_total") == tokens - 1
+        assert value(text, f"{own}disk_entries") == 1
+        assert value(text, f"{own}disk_bytes") > 8 * tokens
+        assert value(text, f"{own}disk_read_seconds_total") > 0
 
 
 def test_calls_are_counted_by_route_and_never_by_path(served: Served) -> None:

@@ -93,6 +93,14 @@ class EndedEarly(Exception):
         self.event = event
 
 
+SUMMED = (
+    "prefix_lookups", "prefix_entries", "prefix_evicted", "prefix_evicted_bytes", "prefix_saved_s",
+    "prefix_disk_queries", "prefix_disk_hits", "prefix_disk_entries", "prefix_disk_bytes", "prefix_disk_written",
+    "prefix_disk_lost", "prefix_disk_read_s",
+)  # fmt: skip
+"""Of a snapshot, over the replicas there are: a total falls where one is gone."""
+
+
 class Remote:
     """A `serving.backend.Backend`. engine: what every replica's is alike in. failed_over: called for each replica that a
     request lost. Used in one event loop."""
@@ -146,6 +154,7 @@ class Remote:
             drafted=total.accepted_prediction_tokens + total.rejected_prediction_tokens,
             accepted=total.accepted_prediction_tokens,
             wait_s=min((one.wait_s for one in states), default=0.0),
+            **{name: sum(getattr(one, name) for one in states) for name in SUMMED},
         )
 
     def close(self) -> None:

@@ -4,18 +4,23 @@ A radix tree over token ids (as SGLang's RadixAttention, Zheng et al. 2024), one
 1. `insert` puts a prefix of the engine at a leaf. Entries that it extends go: their tokens are its own first ones.
 2. `find` walks a prompt down the tree as far as it goes; any leaf below has those tokens, and `Prefix.cut` shares its
    memory. Reuse is by the token, not by blocks: rows are contiguous, so a block would save nothing.
-3. The least recently used leaf goes when the bytes exceed the budget. A prefix in use elsewhere lives on until it is
-   let go of there.
+3. The least recently used leaf goes when the bytes exceed the budget: to the disk, where there is one
+   (`tradewind.engine.prefix_disk`), which is looked through where memory knows less. A prefix in use elsewhere lives on
+   until it is let go of there.
 
 A cut is never stored, so the bytes of a row are counted once. Entries that branch each hold the shared part in a row of
-their own. Not covered: sharing rows between branches, disk, other processes. Used by the engine's thread only.
+their own. Not covered: sharing rows between branches, other processes. Used by the engine's thread only.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tradewind.engine.contract import Prefix
 from tradewind.engine.requests import Request
+
+if TYPE_CHECKING:
+    from tradewind.engine.prefix_disk import PrefixDisk
 
 LEAST = 16
 """Tokens that a hit must save: copying a prefix costs about as much as running a few."""
@@ -23,6 +28,8 @@ ANSWER_SHARE = 16
 """See `worth_a_copy`."""
 
 Tokens = tuple[int, ...]
+Left = Callable[[Prefix], None]
+"""Told of an entry that is gone: evicted, removed, or a longer one took its place."""
 
 
 def salt(request: Request) -> tuple[str, str | None, str | None]:
@@ -54,12 +61,15 @@ class _Node:
 
 class PrefixCache:
     """budget: bytes of keys and values kept at most; 0 keeps nothing. queries, hits: prompt tokens asked for and found
-    (vLLM's `prefix_cache_queries` and `prefix_cache_hits`). nbytes: kept now.
+    here (vLLM's `prefix_cache_queries` and `prefix_cache_hits`), what the disk found not among them. lookups: prompts asked
+    for. nbytes: kept now. evicted, evicted_bytes: entries that the budget took. disk: where those go, if anywhere.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, left: Left | None = None) -> None:
         self.budget = budget
-        self.queries = self.hits = self.nbytes = 0
+        self.disk: PrefixDisk | None = None
+        self.lookups = self.queries = self.hits = self.nbytes = self.evicted = self.evicted_bytes = 0
+        self._left = left
         self._roots: dict[Hashable, _Node] = {}
         self._salts: dict[_Node, Hashable] = {}
         self._used: OrderedDict[_Node, None] = OrderedDict()
@@ -67,11 +77,32 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._used)
 
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What a scheduler's snapshot says of it, by field."""
+        disk = self.disk
+        here = {"queries": self.queries, "hits": self.hits, "bytes": self.nbytes, "lookups": self.lookups,
+                "entries": len(self), "evicted": self.evicted, "evicted_bytes": self.evicted_bytes}  # fmt: skip
+        there = disk.counts if disk is not None else {}
+        return {f"prefix_{name}": value for name, value in (here | there).items()}
+
     def find(self, salt: Hashable, prompt: Tokens) -> Prefix | None:
         """The longest known beginning of the prompt, short of its last token, which must be run to give logits."""
         if not self.budget:
             return None
+        self.lookups += 1
         self.queries += len(prompt)
+        known = self.longest(salt, prompt)
+        length = known[0] if known is not None else 0
+        self.hits += length
+        if self.disk is not None and (stored := self.disk.find(salt, prompt, length)) is not None:
+            tokens, prefix = stored
+            self.insert(salt, tokens, prefix)
+            return prefix.cut(_shared(tokens, prompt[: min(len(tokens), len(prompt) - 1)]))
+        return known[1].cut(length) if known is not None else None
+
+    def longest(self, salt: Hashable, prompt: Tokens) -> tuple[int, Prefix] | None:
+        """How much of the prompt is known, short of its last token, and the entry that begins so: it is used now."""
         root = self._roots.get(salt)
         if root is None:
             return None
@@ -82,8 +113,12 @@ class PrefixCache:
         while node.prefix is None:
             node = next(iter(node.children.values()))
         self._used.move_to_end(node)
-        self.hits += length
-        return node.prefix.cut(length)
+        return length, node.prefix
+
+    def holds(self, salt: Hashable, tokens: Tokens) -> bool:
+        """Whether an entry begins with these tokens."""
+        root = self._roots.get(salt)
+        return root is not None and _walk(root, tokens)[1] == len(tokens)
 
     def insert(self, salt: Hashable, tokens: Sequence[int], prefix: Prefix) -> None:
         """Keep a prefix, which holds `tokens`. Known ones, short ones and those beyond the whole budget are not."""
@@ -105,7 +140,19 @@ class PrefixCache:
         self._used[leaf] = None
         self.nbytes += prefix.nbytes
         while self.nbytes > self.budget:
-            self._remove(next(iter(self._used)))
+            self._evict(next(iter(self._used)))
+
+    def remove(self, prefix: Prefix) -> None:
+        """Drop the entry that `longest` gave."""
+        self._remove(next(leaf for leaf in self._used if leaf.prefix is prefix))
+
+    def to_disk(self) -> None:
+        """Have all entries written, the least recently used first, and wait for it."""
+        if self.disk is not None:
+            for leaf in self._used:
+                assert leaf.prefix is not None
+                self.disk.keep(self._salts[leaf], _tokens(leaf), leaf.prefix, wait=True)
+            self.disk.close()
 
     def clear(self) -> None:
         self._roots.clear()
@@ -113,11 +160,21 @@ class PrefixCache:
         self._used.clear()
         self.nbytes = 0
 
+    def _evict(self, leaf: _Node) -> None:
+        assert leaf.prefix is not None
+        self.evicted += 1
+        self.evicted_bytes += leaf.prefix.nbytes
+        if self.disk is not None:
+            self.disk.keep(self._salts[leaf], _tokens(leaf), leaf.prefix)
+        self._remove(leaf)
+
     def _forget(self, leaf: _Node) -> None:
         assert leaf.prefix is not None
-        self.nbytes -= leaf.prefix.nbytes
-        leaf.prefix = None
+        prefix, leaf.prefix = leaf.prefix, None
+        self.nbytes -= prefix.nbytes
         del self._used[leaf], self._salts[leaf]
+        if self._left is not None:
+            self._left(prefix)
 
     def _remove(self, leaf: _Node) -> None:
         salt = self._salts[leaf]
@@ -130,6 +187,16 @@ class PrefixCache:
                 del self._roots[salt]
         elif len(parent.children) == 1:
             _join(parent)
+
+
+def _tokens(leaf: _Node) -> Tokens:
+    """All that lead to it."""
+    parts: list[Tokens] = []
+    node: _Node | None = leaf
+    while node is not None:
+        parts.append(node.tokens)
+        node = node.parent
+    return tuple(token for part in reversed(parts) for token in part)
 
 
 def _walk(root: _Node, tokens: Tokens) -> tuple[_Node, int, int]:

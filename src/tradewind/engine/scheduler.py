@@ -25,12 +25,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from tradewind.engine.admission import Ahead, Load, check
 from tradewind.engine.answer import Answer
 from tradewind.engine.contract import Engine, Logits, Prefix
 from tradewind.engine.lookup import Lookup
 from tradewind.engine.prefix_cache import PrefixCache, salt, worth_a_copy
+from tradewind.engine.prefix_disk import open_disk
 from tradewind.engine.queue import ANSWER_COST, PROMPT_COST, FairQueue
 from tradewind.engine.requests import (
     Cancelled,
@@ -87,6 +89,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closing = False
         self._progress = -math.inf
+        self._saved_s = 0.0  # of prefill
         self._prompt_tokens = self._completion_tokens = self._drafted = self._accepted = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -128,12 +131,11 @@ class Scheduler:
                 seconds_since_progress=time.monotonic() - self._progress,
                 prefill_rate=self._load.prefill_rate,
                 kv_usage=sum(row.length for row in rows) / (self.engine.slots * self.engine.max_len),
-                prefix_queries=self._cache.queries,
-                prefix_hits=self._cache.hits,
-                prefix_bytes=self._cache.nbytes,
                 drafted=self._drafted,
                 accepted=self._accepted,
                 wait_s=self._load.wait(self._ahead(self._queue.ahead("", 0, 1), NEXT)) if self._live else 0.0,
+                prefix_saved_s=self._saved_s,
+                **self._cache.counts,
             )
 
     @property
@@ -142,7 +144,9 @@ class Scheduler:
             return not self._live
 
     def close(self, timeout: float = 10.0) -> None:
-        """Cancel what is left, end the thread, close the engine. Callable more than once."""
+        """Cancel what is left, end the thread, close the engine. Callable more than once. What of the prefix cache is not on
+        its disk after `timeout` seconds is lost with the process.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -183,6 +187,10 @@ class Scheduler:
     def _run(self) -> None:
         if self.settings.ttft_goal_ms:
             self._load.measure(self.engine)
+        if self.settings.prefix_cache_dir:
+            self._cache.disk = open_disk(
+                Path(self.settings.prefix_cache_dir), self.settings.prefix_cache_disk_bytes, self.engine
+            )
         while self._wait_for_work():
             for part in (self._sweep, self._start_waiting, self._decode):
                 try:
@@ -278,6 +286,8 @@ class Scheduler:
         ticket.cached = known.length if known is not None else 0
         with self._changed:
             self._load.found(ticket.cached, request.length)
+            if self._load.prefill_rate:
+                self._saved_s += ticket.cached / self._load.prefill_rate
         return known
 
     def _end_prompt(self, ticket: Ticket) -> None:
@@ -415,6 +425,7 @@ class Scheduler:
     def _end_all(self) -> None:
         for ticket in list(self._live):
             self._end(ticket, Cancelled())
+        self._cache.to_disk()
         self._cache.clear()
         self.engine.close()
 

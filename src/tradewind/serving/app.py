@@ -18,7 +18,7 @@ from limits.aio.storage import Storage
 
 from tradewind.caching.popular import CallLog, popular
 from tradewind.engine.text import Tokenizer
-from tradewind.serving import errors
+from tradewind.serving import errors, reference, static
 from tradewind.serving.backend import Backend
 from tradewind.serving.body import parse, read_bytes
 from tradewind.serving.caches import open_cache
@@ -75,7 +75,7 @@ def create_app(
         for one in served:
             one.scheduler.close()
 
-    # The documentation pages would load scripts from another host.
+    # The framework's documentation pages would load scripts from another host; see `_add_pages`.
     app = FastAPI(title="Tradewind", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     errors.install(app)
     if keys:
@@ -88,6 +88,7 @@ def create_app(
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
     _add_models(app, catalog, settings)
+    _add_pages(app, catalog, settings, keyed=bool(keys))
     return app
 
 
@@ -136,3 +137,20 @@ def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None
         return await answered(request, CompletionRequest, "cmpl")
 
     describe(app, (ChatRequest, CompletionRequest))
+
+
+def _add_pages(app: FastAPI, catalog: Catalog, settings: ServeSettings, keyed: bool) -> None:
+    """What a browser sees, without a key: so what only a key may list is not named."""
+
+    def landing(site: static.Site) -> static.Content:
+        models = [] if keyed else [catalog.model(name) for name in catalog.names]
+        needs_key = ", with a key" if keyed else ""
+        return site.page(
+            "index.html", models=models, keyed=keyed, needs_key=needs_key, port=settings.port or ServeSettings.port
+        )
+
+    def documentation(site: static.Site) -> static.Content:
+        document = app.openapi()
+        return site.page("reference.html", operations=reference.operations(document), shapes=reference.shapes(document))
+
+    static.install(app, {"/": landing, "/docs": documentation})

@@ -4,6 +4,7 @@ GenAI names for the server, and HTTP calls by route and status.
 A registry belongs to one app; each of its models has label values of its own. Counts of an engine's loop are read from
 its scheduler when asked for; distributions are told by the scheduler, once per finished request, in its own thread;
 calls are told by the middleware.
+The prefix cache's files are vLLM's external prefix cache.
 Not covered: vLLM's metrics of what is not here (LoRA, KV transfer, iterations); preemptions are always 0, for a running
 answer keeps its slot to the end.
 """
@@ -170,17 +171,30 @@ def _genai_histograms(registry: CollectorRegistry) -> dict[str, Histogram]:
 
 
 GAUGES = {
-    "num_requests_running": ("running", "Answers in slots."),
-    "num_requests_waiting": ("waiting", "Requests without an answer in a slot."),
-    "kv_cache_usage_perc": ("kv_usage", "Share of the slots' positions that hold a token, 0 to 1."),
+    "vllm:num_requests_running": ("running", "Answers in slots."),
+    "vllm:num_requests_waiting": ("waiting", "Requests without an answer in a slot."),
+    "vllm:kv_cache_usage_perc": ("kv_usage", "Share of the slots' positions that hold a token, 0 to 1."),
+    "tradewind_prefix_cache_bytes": ("prefix_bytes", "Keys and values that the prefix cache holds in memory."),
+    "tradewind_prefix_cache_entries": ("prefix_entries", "Prompts, with or without answers, that it holds in memory."),
+    "tradewind_prefix_cache_disk_bytes": ("prefix_disk_bytes", "Of its files."),
+    "tradewind_prefix_cache_disk_entries": ("prefix_disk_entries", "Of its files."),
 }
 COUNTERS = {
-    "prompt_tokens": ("prompt_tokens", "Prompt tokens run or taken from the prefix cache."),
-    "generation_tokens": ("completion_tokens", "Tokens generated."),
-    "prefix_cache_queries": ("prefix_queries", "Prompt tokens looked for in the prefix cache."),
-    "prefix_cache_hits": ("prefix_hits", "Prompt tokens found in the prefix cache."),
-    "spec_decode_num_draft_tokens": ("drafted", "Tokens drafted by speculation."),
-    "spec_decode_num_accepted_tokens": ("accepted", "Of those, the ones that were chosen."),
+    "vllm:prompt_tokens": ("prompt_tokens", "Prompt tokens run or taken from the prefix cache."),
+    "vllm:generation_tokens": ("completion_tokens", "Tokens generated."),
+    "vllm:prefix_cache_queries": ("prefix_queries", "Prompt tokens looked for in the prefix cache."),
+    "vllm:prefix_cache_hits": ("prefix_hits", "Prompt tokens found in the prefix cache, in memory."),
+    "vllm:external_prefix_cache_queries": ("prefix_disk_queries", "Prompt tokens looked for in its files, too."),
+    "vllm:external_prefix_cache_hits": ("prefix_disk_hits", "Prompt tokens found in its files, and not in memory."),
+    "tradewind_prefix_cache_lookups": ("prefix_lookups", "Prompts looked up in the prefix cache."),
+    "tradewind_prefix_cache_evicted_entries": ("prefix_evicted", "Entries that the budget in memory took."),
+    "tradewind_prefix_cache_evicted_bytes": ("prefix_evicted_bytes", "Their keys and values."),
+    "tradewind_prefix_cache_saved_seconds": ("prefix_saved_s", "Found tokens by the prefill rate of that moment."),
+    "tradewind_prefix_cache_disk_written_entries": ("prefix_disk_written", "Entries written to files."),
+    "tradewind_prefix_cache_disk_lost_entries": ("prefix_disk_lost", "Not written, or damaged when read."),
+    "tradewind_prefix_cache_disk_read_seconds": ("prefix_disk_read_s", "Spent on reading what was found in files."),
+    "vllm:spec_decode_num_draft_tokens": ("drafted", "Tokens drafted by speculation."),
+    "vllm:spec_decode_num_accepted_tokens": ("accepted", "Of those, the ones that were chosen."),
 }
 """Metric -> the snapshot's field, and what it is."""
 
@@ -195,7 +209,7 @@ class LoopCollector(Collector):
         now = {model: snapshot() for model, snapshot in self.snapshots.items()}
         for family, table in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
             for name, (field, text) in table.items():
-                made = family(f"vllm:{name}", text, labels=["model_name"])
+                made = family(name, text, labels=["model_name"])
                 for model, snapshot in now.items():
                     made.add_metric([model], getattr(snapshot, field))
                 yield made

@@ -25,18 +25,23 @@ log = logging.getLogger(__name__)
 SCOPE_OF = (
     ("/health", None),
     ("/ready", None),
+    ("/static", None),
+    ("/docs", None),
     ("/metrics", "metrics"),
     ("/v1/models", "models"),
     ("/v1/", "generate"),
     ("/admin/", "admin"),
     ("/", ""),
 )
-"""Path prefix -> scope that its key needs; the first that fits. None: no key, for probes have none; "": any key."""
+"""Path prefix -> scope that its key needs; the first that fits. None: no key, for probes and browsers have none; "": any
+key."""
 GENERATE = "generate"
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def scope_of(path: str) -> str | None:
+    if path == "/":  # the page, not all that begins so
+        return None
     for prefix, needed in SCOPE_OF:
         if path == prefix or path.startswith(prefix if prefix.endswith("/") else f"{prefix}/"):
             return needed

@@ -38,6 +38,10 @@ class ServeSettings:
         0, "a request whose first token would come later is refused; 0: max_waiting alone counts", 0
     )
     prefix_cache_mib: int = option(128, "keys and values kept for prompts that begin alike; 0: none", 0)
+    prefix_cache_dir: str = option(
+        "", "a folder for those that leave memory or are there at the end, so that a restart is warm; none: no files"
+    )
+    prefix_cache_disk_mib: int = option(512, "of files in it, for each model", 0)
     lookup_tokens: int = option(0, "tokens drafted a step at most (prompt lookup); 0: no speculation", 0)
     lookup_ngram: int = option(3, "tokens of the longest n-gram looked up", 1)
     lookup_max_rows: int = option(1, "answers running at most where drafts are made", 0)
@@ -82,6 +86,8 @@ class ServeSettings:
             max_waiting=self.max_waiting,
             ttft_goal_ms=self.ttft_goal_ms,
             prefix_cache_bytes=self.prefix_cache_mib << 20,
+            prefix_cache_dir=self.prefix_cache_dir,
+            prefix_cache_disk_bytes=self.prefix_cache_disk_mib << 20,
             lookup_tokens=self.lookup_tokens,
             lookup_ngram=self.lookup_ngram,
             lookup_max_rows=self.lookup_max_rows,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 from tradewind.engine import Engine, load_engine
 from tradewind.engine.lookup import feeds_agree
@@ -95,9 +96,13 @@ def warm_up(engine: Engine, tokenizer: Tokenizer, settings: ServeSettings) -> No
 def start(
     name: str, engine: Engine, tokenizer: Tokenizer, settings: SchedulerSettings, observer: Observer | None = None
 ) -> Scheduler:
-    """A warm engine behind a scheduler, without drafts where they could change a token on this machine."""
+    """A warm engine behind a scheduler, without drafts where they could change a token on this machine. Files of its prefix
+    cache lie in a folder of the model's name.
+    """
     width = min(1 + settings.lookup_tokens, engine.max_len // 2)
     if settings.lookup_tokens and engine.exact_feeds and width and not feeds_agree(engine, width):
         log.warning("%s: tokens fed together give other logits than alone on this machine: no drafts are made", name)
         settings = replace(settings, lookup_tokens=0)
+    if settings.prefix_cache_dir:
+        settings = replace(settings, prefix_cache_dir=str(Path(settings.prefix_cache_dir) / quote(name, safe="")))
     return Scheduler(engine, tokenizer, settings, observer)
