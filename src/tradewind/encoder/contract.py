@@ -30,7 +30,7 @@ class TextTooLong(UserError):
 
 
 class Encoder(ABC):
-    """runtime: its name, for vectors of two runtimes differ by rounding. May be used from one thread at a time."""
+    """runtime: its name, for vectors of two runtimes differ by rounding. May be used from several threads."""
 
     runtime: str
 
@@ -53,13 +53,18 @@ class Encoder(ABC):
     @final
     def embed_tokens(self, texts: Sequence[Tokens]) -> Vectors:
         """Of texts as `tokenizer.encode` gives them. Raises TextTooLong."""
-        for place, tokens in enumerate(texts):
-            if len(tokens) > self.max_tokens:
-                raise TextTooLong(place, len(tokens), self.max_tokens)
+        self.check(texts)
         vectors: Vectors = np.empty((len(texts), self.dimensions), np.float32)
         for places in self.batches([len(tokens) for tokens in texts]):
             vectors[places] = self.run([texts[place] for place in places])
         return vectors
+
+    @final
+    def check(self, texts: Sequence[Tokens]) -> None:
+        """Raises TextTooLong for the first."""
+        for place, tokens in enumerate(texts):
+            if len(tokens) > self.max_tokens:
+                raise TextTooLong(place, len(tokens), self.max_tokens)
 
     @abstractmethod
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -104,7 +104,9 @@ def load_folder(folder: Path) -> EncoderManifest:
     """The manifest, once the files are those that it lists. Raises UserError naming the first that is not."""
     stored = read_json(folder / MANIFEST)
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise UserError(f"{folder / MANIFEST}: not an encoder's manifest of format {FORMAT}; run the stage encoder again")
+        raise UserError(
+            f"{folder / MANIFEST}: not an encoder's manifest of format {FORMAT}; run the stage encoder again"
+        )
     manifest = build(EncoderManifest, stored, str(folder / MANIFEST))
     for name, expected in manifest.digests.items():
         path = folder / name

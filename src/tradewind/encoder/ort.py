@@ -1,4 +1,6 @@
-"""The encoder in ONNX Runtime, on the CPU: texts of one length run together, unpadded (see export_onnx.py)."""
+"""The encoder in ONNX Runtime, on the CPU, a text at a time: matrix products of few rows and of many sum in another order,
+so that a text's vector would differ by rounding with the texts beside it, and a vector from a cache with one computed.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +16,8 @@ from tradewind.encoder.text import FILE, EncoderTokenizer
 from tradewind.engine.ort import LOAD_ERRORS
 from tradewind.errors import UserError
 
-BATCH_TOKENS = 1024
-"""Tokens that run together at most: beyond this, nothing is gained and others wait."""
+GROUP_TOKENS = 256
+"""Of the texts of a group, at most, but for a longer text alone: after each group, others may have their turn."""
 
 
 class OrtEncoder(Encoder):
@@ -35,17 +37,18 @@ class OrtEncoder(Encoder):
         return cls(_session(folder / GRAPH_FILE, threads), manifest, EncoderTokenizer.load(folder / FILE))
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        by_length: dict[int, list[int]] = {}
+        group: list[int] = []
         for place, length in enumerate(lengths):
-            by_length.setdefault(length, []).append(place)
-        for length, places in by_length.items():
-            count = max(1, BATCH_TOKENS // max(1, length))
-            for start in range(0, len(places), count):
-                yield places[start : start + count]
+            if group and sum(lengths[one] for one in group) + length > GROUP_TOKENS:
+                yield group
+                group = []
+            group.append(place)
+        if group:
+            yield group
 
     def run(self, texts: Sequence[Tokens]) -> Vectors:
-        vectors: Vectors = self._session.run(["vectors"], {"input_ids": np.array(texts, np.int64)})[0]
-        return vectors
+        feeds = ({"input_ids": np.array([tokens], np.int64)} for tokens in texts)
+        return np.concatenate([self._session.run(["vectors"], feed)[0] for feed in feeds])
 
 
 def _session(graph: Path, threads: int) -> ort.InferenceSession:
