@@ -25,7 +25,7 @@ from tradewind.serving.metrics import Metrics
 from tradewind.serving.server import bind, serve
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
-from tradewind.serving.variants import identity, load, load_beside, start, warm_up
+from tradewind.serving.variants import identity, load, load_beside, load_embeddings, start, warm_up
 from tradewind.tracking import home
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def run_server(settings: ServeSettings, profile: str) -> None:
     loaded = load(settings, profile)
     beside = list(load_beside(loaded[0], settings, profile))
     model, engine, _ = loaded
+    embeddings = load_embeddings(settings)
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
     for _, one, tokenizer in (loaded, *beside):  # all before the first loop measures its speed
         warm_up(one, tokenizer, settings)
@@ -75,6 +76,7 @@ def run_server(settings: ServeSettings, profile: str) -> None:
         others,
         storage,
         identity=first.identity,
+        embeddings=embeddings,
     )
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
@@ -105,7 +107,7 @@ def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
     folder = run_folder(given.profile)
     params = read_params(folder / "params.yaml") if (folder / "params.yaml").is_file() else {}
     settings = build(ServeSettings, params.get("serve", {}), "serve")
-    settings = replace(settings, variants=str(folder / settings.variants))
+    settings = replace(settings, variants=str(folder / settings.variants), encoder=str(folder / settings.encoder))
     options = {name: value for name, value in vars(given).items() if value is not None and name != "profile"}
     if given.fanout is not None:
         options["fanout"] = tuple(given.fanout)

@@ -2,7 +2,7 @@
 
 It knows no weights and no files: `create_app` takes a scheduler, its tokenizer and the model's name, and what stands in
 front of them: keys, metrics, traces.
-Not served: embeddings, responses, audio, images, batches (404 `unknown_url`).
+Not served: responses, audio, images, batches (404 `unknown_url`).
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from tradewind.serving.backend import Backend
 from tradewind.serving.body import parse, read_bytes
 from tradewind.serving.caches import open_cache
 from tradewind.serving.catalog import Alias, Catalog, Served
+from tradewind.serving.embedding_wire import EmbeddingRequest
+from tradewind.serving.embeddings import Embeddings
+from tradewind.serving.errors import ApiError
 from tradewind.serving.keys import Keyring
 from tradewind.serving.limits import Limiter, open_storage
 from tradewind.serving.meter import Meter
@@ -47,12 +50,13 @@ def create_app(
     storage: Storage | None = None,
     aliases: Mapping[str, Alias] | None = None,
     identity: str = "",
+    embeddings: Embeddings | None = None,
 ) -> FastAPI:
     """The app that serves one model, and those `beside` it. All schedulers are closed when the app shuts down.
 
     metrics: whose `finished_by` the schedulers tell of their requests; without it their distributions stay empty.
     identity: see `Served`. storage: of the limits; what the settings name where it is left out. `app.state.readiness` is
-    what /ready asks.
+    what /ready asks. embeddings: what answers /v1/embeddings; without it that is a 404.
     Raises UserError where the store of limits cannot be used.
     """
     settings = settings or ServeSettings()
@@ -87,7 +91,7 @@ def create_app(
     app.add_middleware(RequestId)
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
-    _add_models(app, catalog, settings)
+    _add_models(app, catalog, settings, embeddings)
     _add_pages(app, catalog, settings, keyed=bool(keys))
     return app
 
@@ -109,14 +113,16 @@ def _add_probes(app: FastAPI, ready: Readiness, metrics: Metrics) -> None:
         return metrics.response()
 
 
-def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None:
+def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings, embeddings: Embeddings | None = None) -> None:
+    encoders = {} if embeddings is None else {embeddings.encoder.name: embeddings.model}
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [catalog.model(name) for name in catalog.names]}
+        return {"object": "list", "data": [*map(catalog.model, catalog.names), *encoders.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        return {**catalog.model(name)}
+        return {**(encoders.get(name) or catalog.model(name))}
 
     calls = CallLog(Path(settings.cache_log)) if settings.cache_log else None
 
@@ -136,7 +142,14 @@ def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None
     async def text(request: Request) -> Response:
         return await answered(request, CompletionRequest, "cmpl")
 
-    describe(app, (ChatRequest, CompletionRequest))
+    @app.post("/v1/embeddings", openapi_extra=body_of(EmbeddingRequest))
+    async def embed(request: Request) -> Response:
+        if embeddings is None:
+            raise ApiError("unknown_url", "This server has no encoder: it makes no embeddings.")
+        raw = await read_bytes(request, settings.max_body_bytes)
+        return await embeddings.answer(parse(raw, EmbeddingRequest), request)
+
+    describe(app, (ChatRequest, CompletionRequest, EmbeddingRequest))
 
 
 def _add_pages(app: FastAPI, catalog: Catalog, settings: ServeSettings, keyed: bool) -> None:

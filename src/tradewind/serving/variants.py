@@ -9,6 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from tradewind.caching.embedding import EmbeddingCache
+from tradewind.caching.memory import LocalStore
+from tradewind.encoder import load_encoder
 from tradewind.engine import Engine, load_engine
 from tradewind.engine.lookup import feeds_agree
 from tradewind.engine.scheduler import Scheduler, SchedulerSettings
@@ -16,6 +19,7 @@ from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.engine.timings import Observer
 from tradewind.errors import UserError
 from tradewind.files import read_json
+from tradewind.serving.embeddings import Embeddings
 from tradewind.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -85,6 +89,16 @@ def load_beside(main: str, settings: ServeSettings, profile: str = "cpu") -> Ite
             raise UserError(f"fanout: {name!r} is served already")
         names.append(name)
         yield load(one, profile)
+
+
+def load_embeddings(settings: ServeSettings) -> Embeddings | None:
+    """None where there is no encoder. Raises UserError for one that is damaged."""
+    folder = Path(settings.encoder)
+    if not (folder / "manifest.json").is_file():
+        log.info("no encoder in %s (the stage encoder makes it): /v1/embeddings is not served", folder)
+        return None
+    encoder = load_encoder(folder, settings.threads)
+    return Embeddings(EmbeddingCache(encoder, LocalStore(settings.embedding_cache_mib << 20)), settings)
 
 
 def warm_up(engine: Engine, tokenizer: Tokenizer, settings: ServeSettings) -> None:
