@@ -8,7 +8,7 @@ kills nothing: `python -m tradewind.load failover` does, around the middle of th
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from geventhttpclient import HTTPClient
@@ -54,8 +54,9 @@ class FailoverCrowd(Crowd):
         seed: int,
         due: float | None = None,
         http: HTTPClient | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> Timing:
-        timing = super().ask(messages, answer_tokens, seed, due, http)
+        timing = super().ask(messages, answer_tokens, seed, due, http, fields)
         if timing.end is not None and timing.rejected is None:
             timing.altered = self.first.setdefault(messages[0]["content"], timing.answer) != timing.answer
         return timing

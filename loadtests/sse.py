@@ -12,7 +12,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,7 +40,9 @@ CPU_WARNING = 0.5
 class Timing:
     """One request. Times are seconds since the run's start. texts: when each piece of text came; due: when it was to be
     sent, where that did not depend on answers. rejected: seconds that the server asked to wait with a refusal. altered:
-    whether the answer differs from an earlier one to the same question, where a scenario asks that."""
+    whether the answer differs from an earlier one to the same question, where a scenario asks that. cache, age: what the
+    server said of its cache, and of the answer's seconds in it. question, tenant: numbers, where a scenario has such.
+    streamed: else the answer came in one piece, and `texts` holds its end."""
 
     start: float
     due: float | None = None
@@ -52,6 +54,11 @@ class Timing:
     rejected: float | None = None
     answer: str = ""
     altered: bool | None = None
+    cache: str | None = None
+    age: str | None = None
+    question: int | None = None
+    tenant: int | None = None
+    streamed: bool = True
 
 
 @dataclass
@@ -170,8 +177,10 @@ class StreamingUser(User):
         seed: int,
         due: float | None = None,
         http: HTTPClient | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> Timing:
-        """One streamed chat completion of exactly `answer_tokens` tokens."""
+        """One chat completion of exactly `answer_tokens` tokens, streamed unless `fields`, those of this request, say
+        otherwise."""
         http = http or self.http
         body = {
             "model": self.model,
@@ -182,8 +191,11 @@ class StreamingUser(User):
             "stream": True,
             "stream_options": {"include_usage": True},
             **self.extra,
+            **(fields or {}),
         }
-        timing = Timing(self.recording.now(), due)
+        if not body["stream"]:
+            del body["stream_options"]
+        timing = Timing(self.recording.now(), due, streamed=body["stream"])
         self.recording.requests.append(timing)
         try:
             self._read(http, json.dumps(body).encode(), answer_tokens, timing)
@@ -207,10 +219,13 @@ class StreamingUser(User):
             raise RejectedError(response.status_code, float(str(response.get("retry-after") or 1)))
         if response.status_code != 200:
             raise ProtocolError(f"status {response.status_code}: {response.read().decode('utf-8', 'replace')[:120]}")
+        timing.cache, timing.age = (
+            None if (told := response.get(name)) is None else str(told) for name in ("x-cache", "age")
+        )
         reasons: list[str] = []
         usage: dict[str, Any] | None = None
         done = False
-        for chunk in events_of(response):
+        for chunk in events_of(response) if timing.streamed else whole(response):
             if done:
                 raise ProtocolError("an event after [DONE]")
             if chunk is None:
@@ -221,7 +236,7 @@ class StreamingUser(User):
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
                 reasons += [choice["finish_reason"]] if choice["finish_reason"] else []
-                if text := choice["delta"].get("content"):
+                if text := choice["delta" if timing.streamed else "message"].get("content"):
                     timing.answer += text
                     self._text(timing)
         self._check(done, reasons, usage, answer_tokens)
@@ -265,6 +280,12 @@ def events_of(response: Any) -> Iterator[dict[str, Any] | None]:
         if not text.startswith("data: "):
             raise ProtocolError(f"not an event: {text[:60]!r}")
         yield None if text == "data: [DONE]" else json.loads(text[6:])
+
+
+def whole(response: Any) -> Iterator[dict[str, Any] | None]:
+    """A reply in one piece, as its only event and the end."""
+    yield json.loads(response.read())
+    yield None
 
 
 @events.init_command_line_parser.add_listener

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 SHORT = ["--seconds", "3", "--warm-up", "1", "--users", "2", "--prompt-words", "8", "--answer-tokens", "12"]
 LIMIT = 120
-CHOICES = "choices: burst, failover, overload, poisson, ramp, steady"
+CHOICES = "choices: burst, caching, failover, overload, poisson, ramp, steady"
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["nosuch"], "unknown load test 'nosuch' (choices: burst, failover, overload, poisson, ramp, steady)"),
+        (["nosuch"], "unknown load test 'nosuch' (choices: burst, caching, failover, overload, poisson, ramp, steady)"),
         (
             [],
-            "name a load test, as in `make load SCENARIO=steady` (choices: burst, failover, overload, poisson, ramp, steady)",
+            "name a load test, as in `make load SCENARIO=steady` (choices: burst, caching, failover, overload, poisson, ramp, steady)",
         ),
         (["steady", "--model", "nosuch"], "unknown variant 'nosuch'"),
         (["steady", "--seconds", "2", "--warm-up", "2"], "must exceed warm_up"),

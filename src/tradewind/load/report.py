@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tradewind import host
 from tradewind.files import write_json
+from tradewind.load.caching import NAME as CACHING
 from tradewind.load.scenario import Outcome
 from tradewind.tracking import record_run
 
@@ -14,11 +15,14 @@ SHOWN = ("ttft", "itl", "e2e", "refusal", "schedule_delay")
 def report(outcome: Outcome, stage: str, path: Path, record: Path, url: str | None = None) -> None:
     """Write `path` and the run's record, print the table."""
     settings = asdict(outcome.settings)
+    question = "caching" if outcome.settings.scenario == CACHING else "serving"
+    if question == "serving":
+        del settings["caching"]
     if url:
         settings |= {"url": url, "model": None, "engine": None}
     tags = {key: str(settings[key]) for key in ("scenario", "engine", "model") if settings[key]}
     with record_run(
-        stage=stage, question="serving", variant=settings["model"], params=settings, tags=tags, path=record
+        stage=stage, question=question, variant=settings["model"], params=settings, tags=tags, path=record
     ) as run:
         for one in outcome.measurements:
             run.log(one)
@@ -32,10 +36,12 @@ def report(outcome: Outcome, stage: str, path: Path, record: Path, url: str | No
 def table(outcome: Outcome) -> str:
     """Latencies by percentile, of each phase where there are some, then the other measurements."""
     found = {one.name: one for one in outcome.measurements}
-    phases = dict.fromkeys(name.rpartition("/")[0] for name in found if name.endswith("ttft_p50_ms"))
+    phases = dict.fromkeys(name.rpartition("/")[0] for name in found if "/" in name or name.endswith("ttft_p50_ms"))
     lines = []
     for phase in phases:
-        lines += [*([f"{phase}:"] if phase else []), f"{'ms':>15} {'p50':>9} {'p95':>9} {'p99':>9}"]
+        timed = any(name.rpartition("/")[0] == phase and name.endswith("_p50_ms") for name in found)
+        head = f"{'ms':>15} {'p50':>9} {'p95':>9} {'p99':>9}"
+        lines += [*([f"{phase}:"] if phase else []), *([head] if timed else [])]
         part = {name.rpartition("/")[2]: one for name, one in found.items() if name.rpartition("/")[0] == phase}
         for name in SHOWN:
             values = [part.pop(f"{name}_{share}_ms", None) for share in ("p50", "p95", "p99")]

@@ -1,19 +1,23 @@
 """One load test from its settings: Locust without its page, in a process of its own, bounded in time.
 
 The scenario is a Locust file of loadtests/; who answers is a URL, or a server started here and stopped after it. For
-`failover` that is a cluster of two replicas, one of which is killed in the middle of the run, and every KILL_EVERY_S after.
+`failover` that is a cluster of two replicas, one of which is killed in the middle of the run, and every KILL_EVERY_S after;
+for `caching` it is one with a cache and one without.
 """
 
 import subprocess
 import sys
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tradewind.errors import UserError
 from tradewind.files import read_json
+from tradewind.load.caching import NAME as CACHING
+from tradewind.load.caching import CachingSettings, held, measure_caching
 from tradewind.load.faults import Part, killing
 from tradewind.load.results import Slo, measure
 from tradewind.load.server import START_SECONDS, await_ready, started
@@ -25,6 +29,10 @@ CLUSTERED = "failover"
 KILL_EVERY_S, KILLS = 20.0, (0.5, 0.6)
 """Between two kills, and the shares of the run between which they come: the client's start must not move them out of the
 second third."""
+CACHING_PARTS = 10
+"""Of the seconds of `caching`, those that each phase lasts."""
+WARMING_SECONDS = 900
+"""What its warm-up, which is so many requests, may take beyond them."""
 SHARED = ("sse.py", "arrivals.py", "__init__.py")
 
 
@@ -34,7 +42,7 @@ class LoadSettings:
 
     prompt_words, answer_tokens: of each request, or their medians, with the `spread` of their logarithms. rate: arrivals a
     second, where a scenario has such. slo_ttft_ms, slo_itl_ms: what an answer keeps that counts as goodput. model and
-    engine are those of the server that is started here.
+    engine are those of the server that is started here. caching: of the load test of that name.
     """
 
     scenario: str = "steady"
@@ -49,6 +57,7 @@ class LoadSettings:
     rate: float = 1.0
     slo_ttft_ms: float = 5000.0
     slo_itl_ms: float = 250.0
+    caching: CachingSettings = field(default_factory=CachingSettings)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ def run_scenario(settings: LoadSettings, seed: int, url: str | None = None, serv
     path = locustfile(settings.scenario)
     if settings.seconds <= settings.warm_up:
         raise UserError(f"loadtest: seconds ({settings.seconds}) must exceed warm_up ({settings.warm_up})")
+    if settings.scenario == CACHING:
+        return _run_caching(path, settings, seed, url, server)
     clustered = settings.scenario == CLUSTERED
     own = _cluster(settings, server) if clustered else _server(settings, server)
     if url and clustered:
@@ -88,6 +99,22 @@ def run_scenario(settings: LoadSettings, seed: int, url: str | None = None, serv
     if clustered and not url:
         found.append(Measurement("kills", len(victims), "replicas", None, None, "killed with SIGKILL by the run", seed))
     return Outcome(settings, seed, found)
+
+
+def _run_caching(path: Path, settings: LoadSettings, seed: int, url: str | None, server: tuple[str, ...]) -> Outcome:
+    """Against `url`, or two servers of our own, which never work at the same time."""
+    given = settings.caching
+    options = [*given.options, "--closed-users", str(settings.users)]
+    options += ["--phase-seconds", str(settings.seconds / CACHING_PARTS)]
+    with ExitStack() as stack:
+        target = url or stack.enter_context(_server(settings, (*server, *given.server)))
+        host = target.rstrip("/").removesuffix("/v1")
+        await_ready(host, 30)
+        if not url:
+            options += ["--uncached", stack.enter_context(_server(settings, (*server, "--cache", "none")))]
+        raw = drive(path, host, settings, seed, options, WARMING_SECONDS)
+        entry = held(host)
+    return Outcome(settings, seed, measure_caching(raw, given, seed, entry))
 
 
 def _server(settings: LoadSettings, options: tuple[str, ...]) -> AbstractContextManager[str]:
@@ -105,18 +132,23 @@ def kills(settings: LoadSettings) -> list[float]:
     return [first + number * KILL_EVERY_S for number in range(1 + int((last - first) / KILL_EVERY_S))]
 
 
-def drive(path: Path, host: str, settings: LoadSettings, seed: int) -> dict[str, Any]:
-    """Run Locust and give its timings. Exit code 1 only says that requests failed, which the timings say too."""
+def drive(
+    path: Path, host: str, settings: LoadSettings, seed: int, options: Sequence[str] = (), more_seconds: int = 0
+) -> dict[str, Any]:
+    """Run Locust and give its timings. Exit code 1 only says that requests failed, which the timings say too. more_seconds:
+    that it may take beyond those of the settings, where it ends by itself."""
+    seconds = settings.seconds + more_seconds
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"
         command = [sys.executable, "-m", "locust", "--locustfile", str(path), "--host", host, "--headless"]
         command += ["--users", str(settings.users), "--spawn-rate", str(settings.users), "--only-summary"]
-        command += ["--run-time", f"{settings.seconds}s", "--stop-timeout", str(ENDING_SECONDS)]
+        command += ["--run-time", f"{seconds}s", "--stop-timeout", str(ENDING_SECONDS)]
         command += ["--prompt-words", str(settings.prompt_words), "--answer-tokens", str(settings.answer_tokens)]
         command += ["--spread", str(settings.spread), "--rate", str(settings.rate)]
+        command += options
         command += ["--seed", str(seed), "--raw", str(raw), "--loglevel", "WARNING"]
         try:
-            ended = subprocess.run(command, timeout=START_SECONDS + settings.seconds + ENDING_SECONDS, check=False)
+            ended = subprocess.run(command, timeout=START_SECONDS + seconds + ENDING_SECONDS, check=False)
         except subprocess.TimeoutExpired:
             raise UserError(f"load test {path.stem} did not end in time") from None
         if ended.returncode not in (0, 1) or not raw.is_file():

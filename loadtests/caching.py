@@ -1,0 +1,165 @@
+"""A response cache under questions of unlike popularity (Zipf), asked by several tenants, some of them as streams.
+
+    locust -f loadtests/caching.py --host http://127.0.0.1:8000 --rate 5 [--uncached http://127.0.0.1:8001]
+
+1. `empty`: a route that does nothing (/health), at the rate: what a hit cannot be faster than.
+2. `cold`: Poisson arrivals at the rate. `warm-up`: so many requests of another seed. `warm`: arrivals again, another seed.
+3. Twice in turn: so many users (`--users` of the load test) at the server without a cache, where one is given, and 1, 2, 4,
+   8 and 16 times as many at the one with it: requests/s at the same p95.
+4. `no-cache`: users that want fresh answers. `burst`: one new question by many at once, which is to be answered once.
+
+A question is the same words for every seed, has temperature 0, and is always asked as a stream or never. Every phase
+begins with the same order of popularity, which then drifts with `--churn`. Timings note what the server says in X-Cache.
+"""
+
+import argparse
+import random
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+import gevent
+from geventhttpclient import HTTPClient
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+
+from loadtests.arrivals import Crowd
+from loadtests.sse import Phase, Questions, Timing
+from tradewind.caching.traces import Popularity, asked
+
+FACTORS, ROUNDS = (1, 2, 4, 8, 16), 2
+DRAWN = 20_000
+"""Requests drawn at once."""
+STRIDE = 1 << 20
+"""Numbers of one tenant's questions."""
+
+
+class Popular(Questions):
+    """All workers of a phase draw from one row. The third value of a draw is not a seed but tenant * STRIDE + question."""
+
+    def __init__(self, options: argparse.Namespace, seed: int) -> None:
+        super().__init__(options, "")
+        self.rows = self._rows(seed)
+
+    def _rows(self, seed: int) -> Iterator[tuple[int, int]]:
+        given = self.options
+        popularity = Popularity(given.questions, given.exponent, given.tenants, given.churn)
+        for part in count():
+            yield from zip(*(one.tolist() for one in asked(popularity, DRAWN, 1000 * seed + part)), strict=True)
+
+    def draw(self) -> tuple[list[dict[str, str]], int, int]:
+        question, tenant = next(self.rows)
+        return self.one(question, tenant)
+
+    def one(self, question: int, tenant: int) -> tuple[list[dict[str, str]], int, int]:
+        messages, tokens, _ = Questions(self.options, f"question {question}").draw()
+        messages[0]["content"] = f"{question}. {messages[0]['content']}"
+        return messages, tokens, tenant * STRIDE + question
+
+
+class CachingCrowd(Crowd):
+    def __init__(self, environment: Environment) -> None:
+        self.target = ""
+        super().__init__(environment)
+        del self.headers["Cache-Control"]
+        self.popular = Popular(self.options, 0)
+        self.left = 0
+
+    def connect(self) -> HTTPClient:
+        return HTTPClient.from_url(self.target, network_timeout=120) if self.target else super().connect()
+
+    def phases(self) -> Iterator[Phase]:
+        rate, users, seconds = self.options.rate, self.options.closed_users, self.options.phase_seconds
+        yield self.empty(rate, seconds)
+        yield self.about(1).open("cold", rate, seconds)
+        yield self.about(2).warmed(users)
+        yield self.about(3).open("warm", rate, seconds)
+        for turn in range(ROUNDS):
+            if self.options.uncached:
+                self.target = self.options.uncached
+                yield self.about(4 + turn).closed("uncached", users, seconds / ROUNDS)
+                self.target = ""
+            for factor in FACTORS:
+                name = f"cached {factor * users} users"
+                yield self.about(10 * factor + turn).closed(name, factor * users, seconds / ROUNDS)
+        self.headers["Cache-Control"] = "no-cache"
+        yield self.about(4).closed("no-cache", users, seconds)
+        del self.headers["Cache-Control"]
+        yield self.burst(self.options.burst)
+
+    def about(self, number: int) -> "CachingCrowd":
+        """The next phase's row of requests."""
+        self.popular = Popular(self.options, 100 * self.options.seed + number)
+        return self
+
+    def empty(self, rate: float, seconds: float) -> Phase:
+        phase, http = self.recording.phase("empty", rate, seconds), self.connect()
+        while (begun := self.recording.now()) < phase.end:
+            http.get("/health", headers=self.headers).read()
+            now = self.recording.now()
+            told = Timing(begun, None, [now], now, 0, 0, cache="empty", streamed=False)
+            self.recording.requests.append(told)
+            gevent.sleep(max(0.0, 1 / rate - (now - begun)))
+        http.close()
+        return phase
+
+    def warmed(self, workers: int) -> Phase:
+        """By requests, not by seconds."""
+        phase, self.left = self.recording.phase("warm-up", workers, 0.0), self.options.warm_requests
+        for _ in range(workers):
+            self.crowd.spawn(self._warm)
+        self.crowd.join()
+        phase.end = self.recording.now()
+        return phase
+
+    def burst(self, size: int) -> Phase:
+        phase, question = self.recording.phase("burst", size, 0.0), self.popular.one(self.options.questions, 0)
+        for _ in range(size):
+            self.crowd.spawn(self._once, question, phase.start)
+        self.crowd.join()
+        phase.end = self.recording.now()
+        return phase
+
+    def _warm(self) -> None:
+        http = self.connect()
+        while self.left > 0:
+            self.left -= 1
+            if wait := self.ask(*self.popular.draw(), http=http).rejected:
+                self.left += 1
+                gevent.sleep(wait)
+        http.close()
+
+    def _questions(self, name: str) -> Questions:
+        return self.popular
+
+    def ask(
+        self,
+        messages: list[dict[str, str]],
+        answer_tokens: int,
+        seed: int,
+        due: float | None = None,
+        http: HTTPClient | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Timing:
+        tenant, question = divmod(seed, STRIDE)
+        streamed = random.Random(question).random() < self.options.streams
+        told = {"temperature": 0, "cache_salt": f"tenant-{tenant}", "stream": streamed}
+        timing = super().ask(messages, answer_tokens, 0, due, http, told | dict(fields or {}))
+        timing.question, timing.tenant = question, tenant
+        return timing
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("Caching")
+    group.add_argument("--questions", type=int, default=1000, help="distinct ones")
+    group.add_argument("--exponent", type=float, default=1.0, help="of their popularity by Zipf; 0: all alike")
+    group.add_argument("--tenants", type=int, default=1, help="each with a cache_salt of its own")
+    group.add_argument("--churn", type=float, default=0.0, help="chance that two ranks change places, at each request")
+    group.add_argument("--streams", type=float, default=0.5, help="share of the questions asked as streams")
+    group.add_argument("--warm-requests", type=int, default=500, help="of another seed, between cold and warm")
+    group.add_argument("--burst", type=int, default=100, help="the same question at once")
+    group.add_argument("--closed-users", type=int, default=4, help="at once, in closed-loop phases")
+    group.add_argument("--phase-seconds", type=float, default=10.0, help="of each phase that lasts a time")
+    group.add_argument("--uncached", default="", help="URL of the same server without a cache")
