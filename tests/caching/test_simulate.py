@@ -64,7 +64,7 @@ def test_one_trace_after_another_begins_when_all_is_made() -> None:
 
 
 def test_the_ideal_of_half_of_a_thousand_answers() -> None:
-    """The sum of 1/r to 500 over that to 1,000, as the issue states it."""
+    """The sum of 1/r to 500 over that to 1,000."""
     nbytes = np.full(1000, 4096)
     assert ideal(Popularity(1000, 1.0).weights, nbytes, 500 * entry_bytes(4096)) == pytest.approx(0.9075, abs=1e-4)
 

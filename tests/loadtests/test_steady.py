@@ -65,7 +65,8 @@ def processes_in(folder: Path) -> list[str]:
         (["nosuch"], "unknown load test 'nosuch' (choices: burst, caching, failover, overload, poisson, ramp, steady)"),
         (
             [],
-            "name a load test, as in `make load SCENARIO=steady` (choices: burst, caching, failover, overload, poisson, ramp, steady)",
+            "name a load test, as in `make load SCENARIO=steady` "
+            "(choices: burst, caching, failover, overload, poisson, ramp, steady)",
         ),
         (["steady", "--model", "nosuch"], "unknown variant 'nosuch'"),
         (["steady", "--seconds", "2", "--warm-up", "2"], "must exceed warm_up"),

@@ -24,7 +24,7 @@ from tradewind.tracking import Measurement
 NAME = "caching"
 PREDICTED = ("cold", "warm")
 SAME_P95 = 0.8
-"""Of the uncached system's requests/s / (1 - hit ratio), what the issue asks for at the same p95."""
+"""Of the uncached system's requests/s / (1 - hit ratio): the goal at the same p95."""
 HELD = "tradewind_response_cache"
 
 
@@ -80,11 +80,11 @@ def measure_caching(
         for outcome, group in by_outcome(requests).items():
             found += [replace(one, name=f"{name}/{outcome}/{one.name}") for one in latencies(group, seed)]
         found += [replace(one, name=f"{name}/{one.name}") for one in counted(requests, parts, seed)]
-    requests = {name: ended(part) for name, (_, part) in phases.items()}
-    found += [*same_p95(phases, seed), *saved(requests, seed)]
+    well = {name: ended(part) for name, (_, part) in phases.items()}
+    found += [*same_p95(phases, seed), *saved(well, seed)]
     for name in PREDICTED:
-        if requests.get(name):
-            found += predicted(name, requests, settings, entry, seed)
+        if well.get(name):
+            found += predicted(name, well, settings, entry, seed)
     return [*found, *client(raw, seed)]
 
 
