@@ -20,12 +20,14 @@ from tradewind.caching.node import RedisNode
 from tradewind.engine.mock import MockEngine
 from tradewind.errors import UserError
 from tradewind.serving.caches import SECRET_VARIABLE, secret
-from tradewind.serving.keys import ApiKey, Keyring, hash_of
+from tradewind.serving.keys import SCOPES, ApiKey, Keyring, hash_of
 from tradewind.serving.settings import ServeSettings
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 GREEDY: dict[str, Any] = {"model": "mock", "prompt": "What is it?", "max_tokens": 12, "temperature": 0}
-RING = Keyring(tuple(ApiKey(name, hash_of(name), tenant) for name, tenant in (("a1", "a"), ("a2", "a"), ("b1", "b"))))
+RING = Keyring(
+    tuple(ApiKey(name, hash_of(name), tenant, SCOPES) for name, tenant in (("a1", "a"), ("a2", "a"), ("b1", "b")))
+)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ UNKEYED = ("priority", "deadline", "admitted")
 def key_of(request: Request, identity: str) -> bytes:
     """SHA-256, 32 bytes. identity: of weights, precision, tokenizer, template, engine and its library."""
     held = {one.name: getattr(request, one.name) for one in fields(request) if one.name not in UNKEYED}
-    held["sampling"] = asdict(_seen(request.sampling))
+    held["sampling"] = asdict(greedy_as_seen(request.sampling))
     text = json.dumps([SCHEMA, identity, held], default=_plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).digest()
 
@@ -33,7 +33,8 @@ def reproducible(request: Request) -> bool:
     return request.sampling.temperature == 0 or request.sampling.seed is not None
 
 
-def _seen(sampling: SamplingParams) -> SamplingParams:
+def greedy_as_seen(sampling: SamplingParams) -> SamplingParams:
+    """Without what greedy sampling does not look at."""
     if sampling.temperature != 0:
         return sampling
     return replace(sampling, seed=None, top_p=1.0, top_k=0, min_p=0.0)

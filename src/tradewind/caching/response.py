@@ -33,8 +33,7 @@ from tradewind.caching.key import key_of, reproducible
 from tradewind.caching.memory import LocalStore
 from tradewind.caching.shared import Lease, Shared
 from tradewind.engine.requests import Failed, Refused, Request, Sink
-from tradewind.engine.settings import Snapshot
-from tradewind.serving.backend import Backend, Cancellable, Facts
+from tradewind.serving.backend import Backend, Cancellable, Layer
 
 Outcome = Literal["hit", "miss", "coalesced", "bypass"]
 RANKED: tuple[Outcome, ...] = ("miss", "bypass", "coalesced", "hit")
@@ -313,27 +312,23 @@ class Leading:
         """By its seats."""
 
 
-class CachedCall:
+class CachedCall(Layer):
     """A `Backend` for one call. What became of its requests, in `asked`, is known with the first event."""
 
     def __init__(self, cache: ResponseCache, backend: Backend, identity: str, directives: Directives) -> None:
-        self.cache, self.backend, self.identity, self.directives = cache, backend, identity, directives
+        super().__init__(backend)
+        self.cache, self.identity, self.directives = cache, identity, directives
         self.asked: list[Asked] = []
         self._own: list[Submitted] = []
 
-    @property
-    def engine(self) -> Facts:
-        return self.backend.engine
+    def knows(self, request: Request) -> bool:
+        """Whether its answer is kept in this process."""
+        if self._bypasses(request) or self.directives.no_cache:
+            return False
+        return self.cache.find(self._key(request), self.directives.max_age) is not None
 
-    @property
-    def idle(self) -> bool:
-        return self.backend.idle
-
-    def snapshot(self) -> Snapshot:
-        return self.backend.snapshot()
-
-    def close(self) -> None:
-        """Not the call's to close."""
+    def _key(self, request: Request) -> bytes:
+        return key_of(replace(request, tenant="") if self.cache.rules.shared_by_tenants else request, self.identity)
 
     def submit_all(self, calls: Sequence[tuple[Request, Sink]]) -> Sequence[Cancellable]:
         """What is here is told at once. Raises Refused where the backend refuses what is not: then nothing runs."""
@@ -360,7 +355,7 @@ class CachedCall:
             cache.observer.looked_up("bypass", why, None, 0.0)
             self._own.append(Passing(request, sink))
             return self._own[-1]
-        key = key_of(replace(request, tenant="") if cache.rules.shared_by_tenants else request, self.identity)
+        key = self._key(request)
         asked.key = key
         seat = Seat(request, sink)
         if not self.directives.no_cache and (self._answered(key, seat, asked) or self._joined(key, seat, asked)):

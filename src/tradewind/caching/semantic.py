@@ -47,9 +47,10 @@ log = logging.getLogger(__name__)
 class Encoder(Protocol):
     """digest: of the weights. embed: texts -> [texts, dimensions] float32, each row of unit length."""
 
-    digest: str
-    dimensions: int
-
+    @property
+    def digest(self) -> str: ...
+    @property
+    def dimensions(self) -> int: ...
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 

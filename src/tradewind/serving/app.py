@@ -33,6 +33,7 @@ from tradewind.serving.metrics import Metrics
 from tradewind.serving.middleware import ApiKeys, Deadlines, Observed, Observer, RateLimits, RequestId
 from tradewind.serving.openapi import body_of, describe
 from tradewind.serving.readiness import Readiness
+from tradewind.serving.semantic import open_semantic
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.warming import warm
 from tradewind.serving.wire import ChatRequest, CompletionRequest
@@ -63,7 +64,8 @@ def create_app(
     served = (Served(model, scheduler, tokenizer, identity), *beside)
     metrics = metrics or Metrics(model, scheduler.engine.max_len)
     cache = open_cache(settings, metrics)
-    catalog = Catalog(served, settings, aliases, cache)
+    semantic = open_semantic(settings, embeddings.encoder if embeddings else None, metrics)
+    catalog = Catalog(served, settings, aliases, cache, semantic)
     calls = popular(Path(settings.warm_from), settings.warm_calls) if cache and settings.warm_from else ()
     for one in served:
         metrics.watch(one.scheduler.snapshot, one.name)
@@ -76,6 +78,8 @@ def create_app(
             warming.cancel()
         if cache is not None:
             await cache.close()
+        if semantic is not None:
+            semantic.close()
         for one in served:
             one.scheduler.close()
 

@@ -1,24 +1,32 @@
 """The response cache as the server has it: opened from the settings, asked by each call, told in its reply's headers.
 
-`X-Cache: hit|miss|coalesced|bypass`, `Age` (seconds) with a hit, `X-Cache-Key` (16 characters of it) with one prompt.
+`X-Cache: hit|miss|coalesced|bypass`, `Age` (seconds) with a hit, `X-Cache-Key` (16 characters of it) with one prompt;
+`X-Cache: semantic` with `X-Cache-Similarity` where another question's answer was given.
 """
 
 import logging
 import os
 import secrets
+from dataclasses import replace
 
 from fastapi import Request as HttpRequest
 
 from tradewind.caching.directives import BadDirective, Directives
 from tradewind.caching.memory import LocalStore
 from tradewind.caching.observed import CacheMetrics
-from tradewind.caching.response import CachedCall, CacheRules, Outcome, ResponseCache, anchored, worst
+from tradewind.caching.response import CachedCall, CacheRules, ResponseCache, anchored, worst
+from tradewind.caching.semantic import Neighbour, SemanticCache, headers
 from tradewind.caching.shared import RedisShared
+from tradewind.engine.requests import Request
+from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.backend import Backend
 from tradewind.serving.errors import ApiError
+from tradewind.serving.meter import Meter
 from tradewind.serving.metrics import Metrics
+from tradewind.serving.semantic import Given, Watched, question_of
 from tradewind.serving.settings import ServeSettings
+from tradewind.serving.wire import ChatRequest, CompletionRequest
 from tradewind.tracking import home
 
 log = logging.getLogger(__name__)
@@ -61,11 +69,13 @@ def secret() -> bytes:
 
 
 class CallCaches:
-    """The caches as one HTTP call goes through them. cache None: not at all. Raises ApiError for a header that cannot be
+    """The caches as one HTTP call goes through them; None: not at all. Raises ApiError for a header that cannot be
     read."""
 
-    def __init__(self, cache: ResponseCache | None, http: HttpRequest) -> None:
-        self._cache, self._calls = cache, dict[int, CachedCall]()
+    def __init__(self, cache: ResponseCache | None, http: HttpRequest, semantic: SemanticCache | None = None) -> None:
+        self._cache, self._semantic, self._calls = cache, semantic, dict[int, CachedCall]()
+        self._tenant = Meter.of(http.scope).principal.tenant
+        self._near: Neighbour | None = None
         try:
             self._directives = Directives.of(http.headers.get("cache-control", ""))
         except BadDirective as error:
@@ -77,14 +87,35 @@ class CallCaches:
             return backend
         return self._calls.setdefault(id(backend), self._cache.call(backend, identity, self._directives))
 
+    async def meaning(
+        self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str, codec: Tokenizer
+    ) -> Backend:
+        """`backend` watched by the semantic cache, or for a tenant that opted in, perhaps an answer of that."""
+        semantic = self._semantic
+        if semantic is None or not isinstance(wire, ChatRequest) or self._directives.no_store:
+            return backend
+        asked = question_of(wire, request, self._tenant, identity)
+        if asked is None:
+            return backend
+        own = replace(request, tenant=self._tenant)
+        known = isinstance(backend, CachedCall) and backend.knows(own)
+        if self._tenant in semantic.tenants and not known and not self._directives.no_cache:
+            found = await semantic.look_up(asked)
+            self._near = semantic.served(found) if found is not None else None
+        if self._near is not None:
+            return Given(backend, codec, self._near)
+        return Watched(backend, semantic, asked, lambda: self.outcome in ("hit", "coalesced"))
+
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> str | None:
         """Once the first event is there."""
         asked = [one for call in self._calls.values() for one in call.asked]
-        return worst(asked) if asked else None
+        return "semantic" if self._near is not None else worst(asked) if asked else None
 
     @property
     def headers(self) -> dict[str, str]:
+        if self._near is not None:
+            return headers(self._near)
         asked = [one for call in self._calls.values() for one in call.asked]
         if not asked:
             return {}

@@ -12,6 +12,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from tradewind.caching.response import ResponseCache
+from tradewind.caching.semantic import SemanticCache
 from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.backend import Backend
@@ -59,6 +60,7 @@ class Catalog:
         settings: ServeSettings,
         aliases: Mapping[str, Alias] | None = None,
         cache: ResponseCache | None = None,
+        semantic: SemanticCache | None = None,
     ) -> None:
         self.served = {one.name: one for one in served}
         self.aliases = dict(aliases or {})
@@ -69,7 +71,7 @@ class Catalog:
             one.name: Completions(one.scheduler, one.tokenizer, settings, one.identity or one.fingerprint)
             for one in served
         }
-        self._cache = cache
+        self._cache, self._semantic = cache, semantic
         self._fanout = Fanout(self._completions)
 
     def _check(self, name: str, alias: Alias) -> None:
@@ -125,7 +127,7 @@ class Catalog:
         def call(name: str) -> Call:
             return Call(identity, now, name, self.served[name].fingerprint)
 
-        caches = CallCaches(self._cache, request)
+        caches = CallCaches(self._cache, request, self._semantic)
         if wire.aggregate is not None:
             response = await self._fanout.answer(wire, wire.aggregate, call, request, caches)
         else:

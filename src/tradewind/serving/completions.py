@@ -62,6 +62,8 @@ class Completions:
     async def answer(self, wire: Wire, call: Call, http: HttpRequest, caches: CallCaches) -> Response:
         requests = await self.requests(wire, http)
         backend = caches.over(self.scheduler, self.identity)
+        if len(requests) == 1:
+            backend = await caches.meaning(backend, wire, requests[0], self.identity, self.tokenizer)
         generation = await begin([(backend, one) for one in requests], wire, http)
         reply = Reply(generation, call, wire, self._echoes(wire, requests))
         if not wire.stream:

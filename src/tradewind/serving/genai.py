@@ -88,7 +88,11 @@ def samples(model: str, scope: Scope, status: int, meter: Meter) -> Iterator[Sam
         yield Sample(USAGE, meter.prompt_tokens, {**common, names.GEN_AI_TOKEN_TYPE: "input"})
     if meter.requests:
         yield Sample(USAGE, meter.completion_tokens, {**common, names.GEN_AI_TOKEN_TYPE: "output"})
-    made_now = meter.cached not in ("hit", "coalesced")  # what a cache gave says nothing of the engine's speed
+    made_now = meter.cached not in (
+        "hit",
+        "coalesced",
+        "semantic",
+    )  # what a cache gave says nothing of the engine's speed
     if made_now and meter.first_token is not None and meter.last_token is not None:
         yield Sample(TTFT, meter.first_token - meter.started, common)
         after = meter.completion_tokens - 1

@@ -54,6 +54,12 @@ class ServeSettings:
     cache_mib: int = option(64, "of kept answers in this process", 1)
     cache_ttl_s: float = option(3600.0, "that an answer is kept", 0.001)
     cache_scope: str = option("tenant", "tenant: none is given another's answer; all: everybody is")
+    semantic: str = option("off", "shadow: chats are held against like questions of before, for the metrics; or off")
+    semantic_tenants: tuple[str, ...] = option(
+        (), "tenants that are answered from it, where a question is near enough; wrong answers are possible"
+    )
+    semantic_threshold: float = option(0.99, "cosine from which a question is near enough", 0.5)
+    semantic_mib: int = option(32, "of past questions and their answers", 1)
     cache_log: str = option("", "file to which cacheable calls are added, for warm_from to read; none: no log")
     warm_from: str = option("", "such a log, or a file like it: its popular calls of a day are answered at the start")
     warm_calls: int = option(100, "of warm_from at most", 0)
@@ -82,6 +88,10 @@ class ServeSettings:
                 raise UserError(f"{one.name}: {value} is not a number from {least:g}")
         if self.cache_scope not in ("tenant", "all"):
             raise UserError(f"cache_scope {self.cache_scope!r}: choose tenant or all")
+        if self.semantic not in ("off", "shadow") or (self.semantic == "off" and self.semantic_tenants):
+            raise UserError("semantic: choose off or shadow; semantic_tenants go with shadow")
+        if self.semantic_threshold > 1:
+            raise UserError(f"semantic_threshold: {self.semantic_threshold} is beyond 1")
 
     @property
     def scheduler(self) -> SchedulerSettings:
