@@ -1,6 +1,7 @@
 """Write the sentence encoder as an ONNX graph for ONNX Runtime, in float32 or with int8 weights.
 
-Input `input_ids` int64 [B, T]: texts of one length, so that there is neither padding nor a mask. Output `vectors` float32 [B, D], each of length 1.
+Input `input_ids` int64 [B, T]: texts of one length, so that there is neither padding nor a mask.
+Output `vectors` float32 [B, D], each of length 1.
 
 int8: matrices and the table of words in blocks of 32 with a scale each (see compression/quantize.py), which `MatMulNBits`
 multiplies with activations rounded per block of 32, too. Positions, token types, norms and biases stay float32.
