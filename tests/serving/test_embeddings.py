@@ -180,12 +180,17 @@ def test_the_event_loop_answers_others_and_too_many_calls_are_told_to_wait(folde
     settings = settings_of(folder)
     held = Held.of(replace(settings, max_waiting=0))
     with serving(MockEngine(), settings, embeddings=held) as made, made.http() as http:
+        held.go.set()
+        assert post(made, {"model": "tiny", "input": "known"}).status_code == 200
+        held.go.clear()
+        held.begun.clear()
         replies: list[httpx.Response] = []
         thread = threading.Thread(target=lambda: replies.append(post(made, {"model": "tiny", "input": "a"})))
         thread.start()
         assert held.begun.wait(20)
         assert http.get("/health").status_code == 200
         assert made.client().completions.create(model="mock", prompt="a", max_tokens=2).usage is not None
+        assert post(made, {"model": "tiny", "input": "known"}).headers["x-cache"] == "hit"
         refused = post(made, {"model": "tiny", "input": "b"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "slow_down")
         assert refused.headers["retry-after"]
@@ -207,7 +212,7 @@ def test_a_client_that_leaves_ends_its_call(folder: Path) -> None:
         client.close()
         until(lambda: not made.server.server_state.connections)
         held.go.set()
-        until(lambda: held._calls == 0)
+        until(lambda: held.computing == 0)
         assert held.ran == 1
 
 
