@@ -23,7 +23,11 @@ ORPHAN = "locked but no wheel holds it: put the file back"
 
 def verify(folder: Path = FOLDER, manifest: Path = MANIFESTS) -> None:
     """Raise a UserError that names every file of `folder` that is missing, altered or unknown, and what helps."""
-    if faults := differences(folder, manifest):
+    _refuse(differences(folder, manifest), folder, manifest)
+
+
+def _refuse(faults: dict[str, str], folder: Path, manifest: Path) -> None:
+    if faults:
         said = "; ".join(f"{name} {what}" for name, what in faults.items())
         raise UserError(f"{folder}/ is not as {manifest} locks it: {said}")
 
@@ -51,9 +55,12 @@ def _fault(path: Path, entry: dict[str, Any]) -> str:
 
 def fetch(folder: Path = FOLDER, manifest: Path = MANIFESTS) -> list[str]:
     """Fetch the missing files, then verify all; returns the names of the fetched. What no wheel holds is for verify to
-    name."""
+    name. Nothing is fetched into a folder whose other files are not as locked."""
     lock = _lock(manifest)
     entries = [entry for entry in lock["files"] if "wheel" in entry and not (folder / entry["file"]).is_file()]
+    if entries:
+        there = {name: what for name, what in differences(folder, manifest).items() if (folder / name).is_file()}
+        _refuse(there, folder, manifest)
     for wheel in sorted({entry["wheel"] for entry in entries}):
         with tempfile.TemporaryDirectory() as temporary:
             archive = download(wheel, lock["wheels"][wheel], Path(temporary))

@@ -116,6 +116,15 @@ def two_locks(locked):
     return folder, locks
 
 
+def test_nothing_is_fetched_beside_an_altered_file(two_locks, monkeypatch):
+    folder, locks = two_locks
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "one.bin").write_bytes(b"mine")
+    monkeypatch.setattr(data, "download", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(UserError, match=r"in/one\.bin is altered"):
+        data.fetch(folder, locks)
+
+
 def test_all_manifests_of_a_folder_are_one_lock(two_locks):
     folder, locks = two_locks
     assert data.fetch(folder, locks) == ["in/one.bin", "in/two.bin"]

@@ -39,7 +39,6 @@ class Encoder(ABC):
         self.name, self.tokenizer, self.weights_digest = name, tokenizer, weights
         self.dimensions, self.max_tokens = dimensions, max_tokens
 
-    @final
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that name everything that a vector depends on beside its text."""

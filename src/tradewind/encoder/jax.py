@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -28,7 +29,7 @@ class JaxEncoder(Encoder):
         super().__init__(name, tokenizer, weights_digest(to_flat(model)), config.hidden_size, config.max_tokens)
         self.lengths = (*(length for length in LENGTHS if length < config.max_tokens), config.max_tokens)
         graph, state = nnx.split(model)
-        compiled = nnx.jit(lambda state, tokens, lengths: nnx.merge(graph, state)(tokens, lengths))
+        compiled = jax.jit(lambda state, tokens, lengths: nnx.merge(graph, state)(tokens, lengths))
         self._run = lambda tokens, lengths: compiled(state, tokens, lengths)
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:

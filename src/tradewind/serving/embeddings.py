@@ -2,7 +2,8 @@
 
 The life of a call: 1. its texts become tokens, in a worker thread; what is too long or too much is refused by name;
 2. the caller's limits admit the tokens; 3. what the cache lacks is computed, group by group: between two groups another
-call has its turn, and a client that left ends it; 4. the body is written in a worker thread, too.
+call has its turn, and a client that left ends it; 4. the body is written in a worker thread, too. A call that finds
+everything waits for none that computes.
 
 `X-Cache` says `hit` where every vector was found, else `miss`; `X-Cache-Hits: k/n` says how many of the texts were. The
 body is the same either way. Not covered: `dimensions` other than the encoder's, which was not trained to be cut.
@@ -30,14 +31,14 @@ T = TypeVar("T")
 
 
 class Embeddings:
-    """One encoder. Its work is done by one thread at a time, whatever the number of calls."""
+    """One encoder. One thread computes and one reads and writes, whatever the number of calls."""
 
     def __init__(self, cache: EmbeddingCache, settings: ServeSettings) -> None:
         self.cache, self.settings = cache, settings
         self.encoder: Encoder = cache.encoder
         self._created = int(time.time())
-        self._calls = 0
-        self._working = CapacityLimiter(1)  # others wait in the event loop, in order, and hold no thread
+        self.computing = 0
+        self._one, self._other = CapacityLimiter(1), CapacityLimiter(1)  # who waits, in order, holds no thread
 
     @property
     def model(self) -> Model:
@@ -49,15 +50,6 @@ class Embeddings:
     async def answer(self, wire: EmbeddingRequest, http: HttpRequest) -> Response:
         """Raises ApiError."""
         self._check(wire)
-        if self._calls > self.settings.max_waiting:
-            raise ApiError("slow_down", f"{self._calls} calls wait for the encoder already.")
-        self._calls += 1
-        try:
-            return await self._answer(wire, http)
-        finally:
-            self._calls -= 1
-
-    async def _answer(self, wire: EmbeddingRequest, http: HttpRequest) -> Response:
         meter = Meter.of(http.scope)
         meter.model = self.encoder.name
         texts = await self._work(lambda: self._tokens(wire.input))
@@ -65,16 +57,27 @@ class Embeddings:
         await meter.embed(used)
         tenant = meter.principal.tenant
         job = await self._work(lambda: self.cache.job(texts, tenant))
-        while job.waiting:
-            if await http.is_disconnected():
-                return Response(status_code=CLIENT_GONE)
-            await self._work(job.step)
+        if job.waiting and not await self._compute(job, http):
+            return Response(status_code=CLIENT_GONE)
         usage = EmbeddingUsage(prompt_tokens=used, total_tokens=used)
         body = await self._work(lambda: render(job.vectors, wire.encoding_format, self.encoder.name, usage))
         return Response(body, media_type="application/json", headers=found(job))
 
     async def _work(self, call: Callable[[], T]) -> T:
-        return await to_thread.run_sync(call, limiter=self._working)
+        return await to_thread.run_sync(call, limiter=self._other)
+
+    async def _compute(self, job: Job, http: HttpRequest) -> bool:
+        """Whether the client stayed. Raises ApiError where too many calls wait already."""
+        if self.computing > self.settings.max_waiting:
+            Meter.of(http.scope).embedded = 0
+            raise ApiError("slow_down", f"{self.computing} calls wait for the encoder already.")
+        self.computing += 1
+        try:
+            while job.waiting and not await http.is_disconnected():
+                await to_thread.run_sync(job.step, limiter=self._one)
+        finally:
+            self.computing -= 1
+        return not job.waiting
 
     def _check(self, wire: EmbeddingRequest) -> None:
         name, dimensions, most = self.encoder.name, self.encoder.dimensions, self.settings.max_inputs
