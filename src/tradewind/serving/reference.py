@@ -69,7 +69,7 @@ def operations(document: Schema) -> list[Operation]:
         Operation(
             method.upper(),
             path,
-            " ".join(filter(None, (one.get("summary"), one.get("description")))).strip(),
+            one.get("description") or one.get("summary", ""),
             _first_body(one.get("requestBody", {})),
             tuple(_reply(status, reply) for status, reply in sorted(one["responses"].items())),
         )
