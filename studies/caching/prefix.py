@@ -259,7 +259,7 @@ def put(history: History, question: str) -> None:
 
 def asked(scheduler: Scheduler, prompt: tuple[int, ...], one: Ask, work: Work) -> Seen:
     """One request, alone. Raises RuntimeError where it does not end well."""
-    first, ended, tokens, last = threading.Event(), threading.Event(), [], []
+    ended, tokens, last = threading.Event(), list[int](), list[Event]()
     times: list[tuple[float, float]] = []
 
     def sink(event: Event) -> None:
@@ -267,7 +267,6 @@ def asked(scheduler: Scheduler, prompt: tuple[int, ...], one: Ask, work: Work) -
             tokens.extend(event.ids)
             if not times:
                 times.append((time.monotonic(), time.process_time()))
-                first.set()
         if isinstance(event, TERMINAL):
             last.append(event)
             ended.set()

@@ -425,7 +425,10 @@ class Scheduler:
     def _end_all(self) -> None:
         for ticket in list(self._live):
             self._end(ticket, Cancelled())
-        self._cache.to_disk()
+        try:
+            self._cache.to_disk()
+        except Exception:
+            log.exception("what the prefix cache holds could not be kept")
         self._cache.clear()
         self.engine.close()
 

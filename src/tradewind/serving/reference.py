@@ -69,7 +69,7 @@ def operations(document: Schema) -> list[Operation]:
         Operation(
             method.upper(),
             path,
-            " ".join(filter(None, (one.get("summary"), one.get("description")))).strip(),
+            one.get("description", ""),
             _first_body(one.get("requestBody", {})),
             tuple(_reply(status, reply) for status, reply in sorted(one["responses"].items())),
         )
@@ -150,13 +150,18 @@ LIMITS = {
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
-    "minLength": "from {} characters",
-    "maxLength": "up to {} characters",
-    "minItems": "from {} items",
-    "maxItems": "up to {} items",
+    "minLength": "{} characters or more",
+    "maxLength": "at most {} characters",
+    "minItems": "{} items or more",
+    "maxItems": "at most {} items",
 }
 
 
 def _limits(schema: Schema) -> str:
-    said = [text.format(f"{schema[key]:g}") for key, text in LIMITS.items() if key in schema]
+    said = [text.format(_number(schema[key])) for key, text in LIMITS.items() if key in schema]
     return f" ({', '.join(said)})" if said else ""
+
+
+def _number(value: float) -> str:
+    """Whole ones to the last digit."""
+    return str(int(value)) if value == int(value) else repr(value)
