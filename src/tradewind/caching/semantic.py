@@ -45,10 +45,10 @@ log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
-    """digest: of the weights. embed: texts -> [texts, dimensions] float32, each row of unit length."""
+    """texts -> [texts, dimensions] float32, each row of unit length; `tradewind.encoder.Encoder` is one."""
 
-    digest: str
-    dimensions: int
+    @property
+    def dimensions(self) -> int: ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
