@@ -10,7 +10,7 @@
 4. AIPerf drives `/v1/completions`.
 
 All goes to reports/benchmarks/outside_clients.json; exit code 1 says that a check failed. A client that is not here is
-left out, and a line says how to get it. Not covered: what is not served (tools, images, embeddings), API keys, arrivals
+left out, and a line says how to get it. Not covered: what is not served (tools, images, moderations), API keys, arrivals
 at a fixed rate, and how good answers are.
 """
 
@@ -147,8 +147,8 @@ def openai_checks(url: str, model: str) -> list[Check]:
         "streamed chat": lambda: _stream(client, model),
         "parsed answer": lambda: _parsed(client, model),
         "completions": lambda: _completion(client, model),
-        "embeddings are not served": lambda: _refused(
-            openai.NotFoundError, "unknown_url", lambda: client.embeddings.create(model=model, input="x")
+        "moderations are not served": lambda: _refused(
+            openai.NotFoundError, "unknown_url", lambda: client.moderations.create(input="x")
         ),
     }
     return [attempt("openai", what, act) for what, act in acts.items()]

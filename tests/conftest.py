@@ -39,7 +39,7 @@ def base_folder() -> Path:
     made = ROOT / ".tradewind" / "tests" / "base"
     if not (made / "model.safetensors").exists():
         try:
-            fetch(ROOT / "data", ROOT / "conf" / "data" / "manifest.json")
+            fetch(ROOT / "data", ROOT / "conf" / "data")
         except UserError as error:
             pytest.skip(f"needs the base weights (`make data`): {error}")
         import_gguf(ROOT / "data" / "base" / "SmolLM2-135M-Instruct.Q4_1.gguf", made)

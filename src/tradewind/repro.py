@@ -134,7 +134,7 @@ def reproduce(root: Path, folder: Path, params: dict[str, Any]) -> None:
     """Bring data/ and the facts up to date, run the stages, print where the time and the disk went."""
     started = time.monotonic()
     if params["profile"] != "nano":
-        data.fetch(root / "data", root / data.MANIFEST)
+        data.fetch(root / "data", root / data.MANIFESTS)
     state = folder / ".tradewind"
     host.write_facts(state / "host.json")
     write_if_changed(state / "packages.json", _package_versions(params["corpus"]["packages"]))

@@ -103,3 +103,51 @@ def test_an_index_out_of_reach_is_named(tmp_path, monkeypatch):
 def test_a_wheel_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UserError, match="no-such-package-of-tradewind==0"):
         data.download("no-such-package-of-tradewind==0", "0" * 64, tmp_path)
+
+
+@pytest.fixture
+def two_locks(locked):
+    """The manifest above as `in.json` of a folder, and one that locks nothing yet."""
+    folder, manifest, _ = locked
+    locks = manifest.parent / "locks"
+    locks.mkdir()
+    shutil.move(manifest, locks / "in.json")
+    write_json(locks / "manifest.json", {"files": [], "wheels": {}})
+    return folder, locks
+
+
+def test_nothing_is_fetched_beside_an_altered_file(two_locks, monkeypatch):
+    folder, locks = two_locks
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "one.bin").write_bytes(b"mine")
+    monkeypatch.setattr(data, "download", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(UserError, match=r"in/one\.bin is altered"):
+        data.fetch(folder, locks)
+
+
+def test_all_manifests_of_a_folder_are_one_lock(two_locks):
+    folder, locks = two_locks
+    assert data.fetch(folder, locks) == ["in/one.bin", "in/two.bin"]
+    (folder / "in" / "two.bin").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"in/two\.bin is altered"):
+        data.verify(folder, locks)
+
+
+def test_what_is_accepted_goes_into_the_manifest_of_its_folder_alone(two_locks):
+    folder, locks = two_locks
+    data.fetch(folder, locks)
+    before = (locks / "in.json").read_bytes()
+    (folder / "other").mkdir()
+    (folder / "other" / "three.bin").write_bytes(b"3")
+    assert data.accept(folder, locks) == ["other/three.bin"]
+    assert (locks / "in.json").read_bytes() == before
+    (folder / "in" / "one.bin").write_bytes(b"mine")
+    before = (locks / "manifest.json").read_bytes()
+    assert data.accept(folder, locks) == ["in/one.bin"]
+    assert (locks / "manifest.json").read_bytes() == before
+    data.verify(folder, locks)
+
+
+def test_a_folder_without_manifests_locks_nothing_and_says_so(tmp_path):
+    with pytest.raises(UserError, match="no manifest there"):
+        data.verify(tmp_path, tmp_path)

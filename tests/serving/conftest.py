@@ -16,6 +16,7 @@ from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.serving.app import create_app
 from tradewind.serving.catalog import Served as Variant
+from tradewind.serving.embeddings import Embeddings
 from tradewind.serving.keys import Keyring
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.middleware import Observer
@@ -69,6 +70,7 @@ def serving(
     model: str = "mock",
     traces: Observer | None = None,
     beside: Mapping[str, Engine] | None = None,
+    embeddings: Embeddings | None = None,
 ) -> Iterator[Served]:
     """beside: more engines by model name, over the same tokenizer."""
     tokenizer = tokenizer or ByteTokenizer()
@@ -79,7 +81,7 @@ def serving(
         for name, one in (beside or {}).items()
     ]
     listener = bind("127.0.0.1", 0)
-    app = create_app(scheduler, tokenizer, model, settings, keys, metrics, traces, others)
+    app = create_app(scheduler, tokenizer, model, settings, keys, metrics, traces, others, embeddings=embeddings)
     server = Server(config_of(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

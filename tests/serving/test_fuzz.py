@@ -19,16 +19,29 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.types import Receive, Scope, Send
 
 from tests.serving.conftest import until
+from tradewind.caching.embedding import EmbeddingCache
+from tradewind.caching.memory import LocalStore
+from tradewind.encoder.folder import RandomEncoder, random_encoder
+from tradewind.encoder.jax import JaxEncoder
+from tradewind.encoder.model import to_model
 from tradewind.engine.mock import MockEngine
 from tradewind.engine.scheduler import Scheduler
 from tradewind.engine.text import ByteTokenizer
 from tradewind.serving.app import create_app
+from tradewind.serving.embeddings import Embeddings
 from tradewind.serving.settings import ServeSettings
 
 POSTS = ("/v1/chat/completions", "/v1/completions")
+EMBED = "/v1/embeddings"
 GETS = ("/health", "/ready", "/v1/models", "/v1/models/{name}")
 SLOTS = 4
 Served = tuple[BaseSchema, Scheduler]
+
+
+def in_process() -> JaxEncoder:
+    """Random weights, no files."""
+    config, flat, tokenizer = random_encoder(RandomEncoder(16, 1, 2, 16), seed=0)
+    return JaxEncoder(to_model(config, flat), tokenizer, "tiny")
 
 
 @contextmanager
@@ -37,7 +50,9 @@ def document() -> Iterator[Served]:
     Schemathesis closes an app.
     """
     scheduler = Scheduler(MockEngine(slots=SLOTS, max_len=256), ByteTokenizer())
-    app = create_app(scheduler, ByteTokenizer(), "mock", ServeSettings(max_choices=16))
+    settings = ServeSettings(max_choices=16, max_input_tokens=2048)
+    embeddings = Embeddings(EmbeddingCache(in_process(), LocalStore(1 << 20)), settings)
+    app = create_app(scheduler, ByteTokenizer(), "mock", settings, embeddings=embeddings)
 
     async def open_app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -81,7 +96,8 @@ def fuzz(served: Served, path: str, method: str, mode: GenerationMode, examples:
     def one(case: Case, stream: bool) -> None:
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
             alone = {key: value for key, value in case.body.items() if key != "aggregate" or not stream}
-            case.body = whole({**alone, "model": "mock", "stream": stream})  # a fan-out is never streamed
+            ours = {"model": "tiny"} if path == EMBED else {"model": "mock", "stream": stream}
+            case.body = whole({**alone, **ours})  # a fan-out is never streamed
         response = case.call()
         case.validate_response(response, excluded_checks=[positive_data_acceptance])
         if response.status_code == 200:
@@ -101,6 +117,13 @@ def test_bodies(served: Served, path: str, mode: GenerationMode) -> None:
         assert min(answered["application/json"], answered["text/event-stream"]) > 10
     else:
         assert not answered
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_bodies_of_embeddings(served: Served, mode: GenerationMode) -> None:
+    """Of what is allowed, most name dimensions that the encoder has not."""
+    answered = fuzz(served, EMBED, "post", mode, 240)
+    assert (answered["application/json"] > 10) == (mode is GenerationMode.POSITIVE)
 
 
 @pytest.mark.parametrize("path", GETS)

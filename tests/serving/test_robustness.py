@@ -138,7 +138,7 @@ def test_odd_text_is_text(quick: Served) -> None:
 
 def test_unknown_paths_and_methods(quick: Served) -> None:
     with quick.http() as http:
-        assert error_of(http.get("/v1/embeddings"))[:2] == (404, "unknown_url")
+        assert error_of(http.get("/v1/responses"))[:2] == (404, "unknown_url")
         assert error_of(http.post("/v1/audio/speech", json={}))[:2] == (404, "unknown_url")
         assert error_of(http.get(CHAT))[:2] == (405, "method_not_allowed")
         assert error_of(http.delete("/v1/models/mock"))[:2] == (405, "method_not_allowed")

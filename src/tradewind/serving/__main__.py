@@ -23,7 +23,7 @@ from tradewind.serving.metrics import Metrics
 from tradewind.serving.server import bind, serve
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
-from tradewind.serving.variants import load, load_beside, start, warm_up
+from tradewind.serving.variants import load, load_beside, load_embeddings, start, warm_up
 from tradewind.tracking import home
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def main() -> None:
     loaded = load(settings, profile)
     beside = list(load_beside(loaded[0], settings, profile))
     model, engine, _ = loaded
+    embeddings = load_embeddings(settings)
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
     for _, one, tokenizer in (loaded, *beside):  # all before the first loop measures its speed
         warm_up(one, tokenizer, settings)
@@ -51,7 +52,9 @@ def main() -> None:
         Served(name, start(name, one, tokenizer, settings.scheduler, metrics.finished_by(name)), tokenizer)
         for name, one, tokenizer in (loaded, *beside)
     ]
-    app = create_app(first.scheduler, first.tokenizer, model, settings, keys, metrics, traces, others, storage)
+    app = create_app(
+        first.scheduler, first.tokenizer, model, settings, keys, metrics, traces, others, storage, embeddings=embeddings
+    )
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
     finally:
@@ -81,7 +84,7 @@ def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
     folder = run_folder(given.profile)
     params = read_params(folder / "params.yaml") if (folder / "params.yaml").is_file() else {}
     settings = build(ServeSettings, params.get("serve", {}), "serve")
-    settings = replace(settings, variants=str(folder / settings.variants))
+    settings = replace(settings, variants=str(folder / settings.variants), encoder=str(folder / settings.encoder))
     options = {name: value for name, value in vars(given).items() if value is not None and name != "profile"}
     if given.fanout is not None:
         options["fanout"] = tuple(given.fanout)

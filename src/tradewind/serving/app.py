@@ -2,7 +2,7 @@
 
 It knows no weights and no files: `create_app` takes a scheduler, its tokenizer and the model's name, and what stands in
 front of them: keys, metrics, traces.
-Not served: embeddings, responses, audio, images, batches (404 `unknown_url`).
+Not served: responses, audio, images, batches (404 `unknown_url`).
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,6 +18,9 @@ from tradewind.serving import errors
 from tradewind.serving.backend import Backend
 from tradewind.serving.body import read_body
 from tradewind.serving.catalog import Alias, Catalog, Served
+from tradewind.serving.embedding_wire import EmbeddingRequest
+from tradewind.serving.embeddings import Embeddings
+from tradewind.serving.errors import ApiError
 from tradewind.serving.keys import Keyring
 from tradewind.serving.limits import Limiter, open_storage
 from tradewind.serving.metrics import Metrics
@@ -39,11 +42,13 @@ def create_app(
     beside: Sequence[Served] = (),
     storage: Storage | None = None,
     aliases: Mapping[str, Alias] | None = None,
+    embeddings: Embeddings | None = None,
 ) -> FastAPI:
     """The app that serves one model, and those `beside` it. All schedulers are closed when the app shuts down.
 
     metrics: whose `finished_by` the schedulers tell of their requests; without it their distributions stay empty.
     storage: of the limits; what the settings name where it is left out. `app.state.readiness` is what /ready asks.
+    embeddings: what answers /v1/embeddings; without it that is a 404.
     Raises UserError where the store of limits cannot be used.
     """
     settings = settings or ServeSettings()
@@ -70,7 +75,7 @@ def create_app(
     app.add_middleware(RequestId)
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
-    _add_models(app, Catalog(served, settings, aliases), settings)
+    _add_models(app, Catalog(served, settings, aliases), settings, embeddings)
     return app
 
 
@@ -91,14 +96,16 @@ def _add_probes(app: FastAPI, ready: Readiness, metrics: Metrics) -> None:
         return metrics.response()
 
 
-def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None:
+def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings, embeddings: Embeddings | None = None) -> None:
+    encoders = {} if embeddings is None else {embeddings.encoder.name: embeddings.model}
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [catalog.model(name) for name in catalog.names]}
+        return {"object": "list", "data": [*map(catalog.model, catalog.names), *encoders.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        return {**catalog.model(name)}
+        return {**(encoders.get(name) or catalog.model(name))}
 
     @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest))
     async def chat(request: Request) -> Response:
@@ -110,4 +117,10 @@ def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings) -> None
         wire = await read_body(request, CompletionRequest, settings.max_body_bytes)
         return await catalog.answer(wire, "cmpl", request)
 
-    describe(app, (ChatRequest, CompletionRequest))
+    @app.post("/v1/embeddings", openapi_extra=body_of(EmbeddingRequest))
+    async def embed(request: Request) -> Response:
+        if embeddings is None:
+            raise ApiError("unknown_url", "This server has no encoder: it makes no embeddings.")
+        return await embeddings.answer(await read_body(request, EmbeddingRequest, settings.max_body_bytes), request)
+
+    describe(app, (ChatRequest, CompletionRequest, EmbeddingRequest))

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from tradewind.serving.meter import Meter
 
-OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 """Path -> gen_ai.operation.name."""
 PROVIDER = "tradewind"
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -84,8 +84,9 @@ def samples(model: str, scope: Scope, status: int, meter: Meter) -> Iterator[Sam
         return
     common = attributes(model, scope, status)
     yield Sample(DURATION, monotonic() - meter.started, common)
-    if meter.requests:
+    if meter.requests or meter.embedded:
         yield Sample(USAGE, meter.prompt_tokens, {**common, names.GEN_AI_TOKEN_TYPE: "input"})
+    if meter.requests:
         yield Sample(USAGE, meter.completion_tokens, {**common, names.GEN_AI_TOKEN_TYPE: "output"})
     if meter.first_token is not None and meter.last_token is not None:
         yield Sample(TTFT, meter.first_token - meter.started, common)

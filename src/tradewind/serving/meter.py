@@ -25,7 +25,7 @@ async def admit_all(tokens: int) -> None:
 @dataclass
 class Meter:
     """Times are of the monotonic clock, in seconds. Tokens are summed over the call's prompts and answers. model: the one
-    asked, once it is known to be served.
+    asked, once it is known to be served. embedded: tokens of texts that become vectors.
     """
 
     principal: Principal = ANONYMOUS
@@ -37,6 +37,7 @@ class Meter:
     last_token: float | None = None
     finish_reasons: list[str] = field(default_factory=list)
     admitted: int = 0
+    embedded: int = 0
     _completion: dict[int, int] = field(default_factory=dict)
     _refused: set[int] = field(default_factory=set)
 
@@ -49,7 +50,9 @@ class Meter:
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(one.prompt) for place, one in enumerate(self.requests) if place not in self._refused)
+        return self.embedded + sum(
+            len(one.prompt) for place, one in enumerate(self.requests) if place not in self._refused
+        )
 
     @property
     def completion_tokens(self) -> int:
@@ -65,6 +68,12 @@ class Meter:
         tokens = sum(len(one.prompt) for one in requests)
         await self.admit(tokens)
         self.admitted += tokens
+
+    async def embed(self, tokens: int) -> None:
+        """Before texts of so many tokens become vectors. Raises ApiError where the caller's limits do not allow it."""
+        await self.admit(tokens)
+        self.admitted += tokens
+        self.embedded += tokens
 
     def accepted(self, requests: Sequence[Request]) -> int:
         """After submission. Gives the place of the first of them among the call's requests."""

@@ -10,13 +10,23 @@ from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from tradewind.serving.shapes import ChatChunk, ChatReply, ErrorReply, Model, ModelList, TextChunk, TextReply
+from tradewind.serving.shapes import (
+    ChatChunk,
+    ChatReply,
+    EmbeddingReply,
+    ErrorReply,
+    Model,
+    ModelList,
+    TextChunk,
+    TextReply,
+)
 from tradewind.serving.wire import NOTHING
 
 REF = "#/components/schemas/{model}"
 REPLIES: dict[str, tuple[str, Any]] = {
     "/v1/chat/completions": ("post", ChatReply),
     "/v1/completions": ("post", TextReply),
+    "/v1/embeddings": ("post", EmbeddingReply),
     "/v1/models": ("get", ModelList),
     "/v1/models/{name}": ("get", Model),
 }

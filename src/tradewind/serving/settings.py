@@ -26,6 +26,7 @@ class ServeSettings:
         (), "more variants beside it, each with as many slots and threads: asked by name, or together by `aggregate`"
     )
     engine: str = option("ort", "ort, jax or mock")
+    encoder: str = option("artifacts/encoder", "the folder of the sentence encoder; none there: no embeddings")
     variants: str = option("artifacts/variants", "the folder of the variants")
     host: str = option("127.0.0.1", "without keys, a loopback address")
     port: int = option(8000, "0 takes a free one", 0)
@@ -43,6 +44,9 @@ class ServeSettings:
     lookup_max_rows: int = option(1, "answers running at most where drafts are made", 0)
     max_choices: int = option(128, "answers of one call: n times its prompts", 1)
     max_prompts: int = option(32, "prompts of one call", 1)
+    max_inputs: int = option(2048, "texts of one call that embeds", 1)
+    max_input_tokens: int = option(65536, "of these, together", 1)
+    embedding_cache_mib: int = option(64, "vectors kept for texts that come again; 0: none", 0)
     max_body_bytes: int = option(1 << 20, "of one call", 1)
     request_timeout_s: float = option(600.0, "from a call's begin to its last byte", 0.001)
     receive_timeout_s: float = option(30.0, "for a call's head to arrive, and again for its body", 0.001)

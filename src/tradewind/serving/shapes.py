@@ -146,6 +146,26 @@ class TextChunk(Head):
     usage: NotRequired[Usage | None]
 
 
+class Embedding(TypedDict):
+    """embedding: numbers, or float32 in little-endian order as base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(TypedDict):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingReply(TypedDict):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 class Model(TypedDict):
     id: str
     object: Literal["model"]

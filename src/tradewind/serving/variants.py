@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from tradewind.caching.embedding import EmbeddingCache
+from tradewind.caching.memory import LocalStore
+from tradewind.encoder import load_encoder
 from tradewind.engine import Engine, load_engine
 from tradewind.engine.lookup import feeds_agree
 from tradewind.engine.scheduler import Scheduler, SchedulerSettings
 from tradewind.engine.text import ByteTokenizer, Tokenizer
 from tradewind.engine.timings import Observer
 from tradewind.errors import UserError
+from tradewind.serving.embeddings import Embeddings
 from tradewind.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -63,6 +67,16 @@ def load_beside(main: str, settings: ServeSettings, profile: str = "cpu") -> Ite
             raise UserError(f"fanout: {name!r} is served already")
         names.append(name)
         yield load(one, profile)
+
+
+def load_embeddings(settings: ServeSettings) -> Embeddings | None:
+    """None where there is no encoder. Raises UserError for one that is damaged."""
+    folder = Path(settings.encoder)
+    if not (folder / "manifest.json").is_file():
+        log.info("no encoder in %s (the stage encoder makes it): /v1/embeddings is not served", folder)
+        return None
+    encoder = load_encoder(folder, settings.threads)
+    return Embeddings(EmbeddingCache(encoder, LocalStore(settings.embedding_cache_mib << 20)), settings)
 
 
 def warm_up(engine: Engine, tokenizer: Tokenizer, settings: ServeSettings) -> None:
