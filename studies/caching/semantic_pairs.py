@@ -1,7 +1,7 @@
 """Pairs of questions for the semantic study: the same in other words, almost the same and not, unrelated.
 
 Made from the documentation records by the corpus' own wordings. Two sides share no family of records: thresholds are
-chosen on `train`, reported on `test` (the encoder was trained on neither).
+chosen on `validation`, reported on `test` (the encoder was trained on neither).
 
 | class | the two questions | the answer of one for the other |
 |---|---|---|
@@ -58,7 +58,7 @@ NUMBERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Intent:
     """What somebody wants to know. symbol: as spoken; parts: `p` or `e` of the wording."""
 
@@ -99,10 +99,9 @@ def sides(records: Sequence[Record], validation: float, test: float) -> dict[str
 
 
 def intents(records: Sequence[Record], rng: random.Random, most: int) -> list[Intent]:
-    """At most `most` records' intents, in random order; their symbols are spoken in full or by the last part."""
-    passages = eligible(rng.sample(list(records), len(records)), "semantic")
+    """The intents of at most `most` records, in random order; symbols are spoken in full or by the last part."""
     out: list[Intent] = []
-    for shown in passages[:most]:
+    for shown in eligible(rng.sample(list(records), min(most, len(records))), "semantic"):
         symbol = rng.choice(spellings(shown.record))
         out += [one for one in _of(shown, symbol) if all(len(text) <= MAX_QUESTION for text in one.wordings())]
     rng.shuffle(out)
@@ -137,29 +136,29 @@ def _of(shown: Shown, symbol: str) -> Iterator[Intent]:
         yield intent("how", shown.example[-1])
 
 
-def pairs(records: Sequence[Record], count: int, rng: random.Random) -> tuple[list[Pair], dict[str, int]]:
-    """`count` pairs of each class (fewer where the records give no more); class -> pairs left out as harmless."""
-    pool = intents(records, rng, 6 * count)
+def pairs(
+    records: Sequence[Record], pool: Sequence[Intent], count: int, rng: random.Random
+) -> tuple[list[Pair], dict[str, int]]:
+    """At most `count` pairs of each class; class -> pairs left out as harmless. pool: intents of the records."""
     harmless: dict[str, int] = dict.fromkeys(WRONG, 0)
     out: list[Pair] = []
-    makers: dict[str, Callable[[Intent], Intent | None]] = _others(pool, rng)
-    for kind, other in makers.items():
-        made = 0
-        for one in balanced(pool, rng):
+    order = balanced(pool, rng)
+    wording = {one: rng.randrange(len(one.wordings())) for one in order}
+    for kind, other in _others(pool, rng).items():
+        found: list[Pair] = []
+        for one in order:
             known = other(one)
-            if made == count:
-                break
-            if known is None:
+            if known is None or len(found) == count:
                 continue
             if kind in WRONG and agreement(known.gold, one.gold).close:
                 harmless[kind] += 1
                 continue
-            asked, known_text = _texts(one, known, kind, rng)
+            asked, known_text = _texts(one, known, kind, wording[one], rng)
             if asked != known_text:
-                out.append(Pair(kind, one.group, asked, known_text))
-                made += 1
-    for kind, flips in (("polarity", _polarity), ("number", _number)):
-        out += flipped(records, kind, flips, count, rng)
+                found.append(Pair(kind, one.group, asked, known_text))
+        out += found
+    for kind, flip in (("polarity", _polarity), ("number", _number)):
+        out += flipped(records, kind, flip, count, rng)
     return out, harmless
 
 
@@ -172,9 +171,9 @@ def balanced(pool: Sequence[Intent], rng: random.Random) -> list[Intent]:
     return [members[i] for i in range(longest) for members in groups.values() if i < len(members)]
 
 
-def _texts(one: Intent, known: Intent, kind: str, rng: random.Random) -> tuple[str, str]:
+def _texts(one: Intent, known: Intent, kind: str, at: int, rng: random.Random) -> tuple[str, str]:
+    """`one` is asked in wording `at`; a right pair differs in its wording, a wrong one only in what it asks for."""
     asked, others = one.wordings(), known.wordings()
-    at = rng.randrange(len(asked))
     if kind in RIGHT:
         return asked[at], others[rng.choice([i for i in range(len(others)) if i != at])]
     return asked[at], others[at if one.group == known.group else rng.randrange(len(others))]
@@ -261,8 +260,8 @@ def _polarity(text: str, rng: random.Random) -> tuple[str, str, bool] | None:
     _, _, body = text.partition(" that " if text.startswith("Is it") else " I ")
     start = len(text) - len(body)
     for word, other, listed in rng.sample(TURNS, len(TURNS)):
-        if found := re.search(rf"(?<![\w'\"`._-]){re.escape(word)}(?![\w'\"`._-]| not)", body):
-            at = start + found.start()
+        if f" {word} " in body and f" {word} not " not in body:
+            at = start + body.index(f" {word} ") + 1
             return f"{text[:at]}{other}{text[at + len(word) :]}", "/".join(sorted((word, other))), listed
     return None
 

@@ -45,12 +45,11 @@ log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
-    """digest: of the weights. embed: texts -> [texts, dimensions] float32, each row of unit length."""
+    """texts -> [texts, dimensions] float32, each row of unit length; `tradewind.encoder.Encoder` is one."""
 
     @property
-    def digest(self) -> str: ...
-    @property
     def dimensions(self) -> int: ...
+
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
