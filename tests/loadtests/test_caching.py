@@ -101,7 +101,7 @@ def test_outcomes_by_hand() -> None:
 
 
 def test_refusals_and_failures_are_no_outcomes() -> None:
-    wrong = [timing(5, 5.1, None, rejected=1.0), timing(6, 7, None, error="no", end=None)]
+    wrong = [timing(5, 5.1, None, rejected=1.0), timing(6, 7, None, error="no")]
     found = {one.name: one.value for one in measure_caching(raw({"cold": [*COLD, *wrong]}), CachingSettings(), 0)}
     assert [found[f"cold/{name}"] for name in ("requests", "failures", "rejected")] == [6, 1, 1]
     assert found["cold/hit_ratio"] == 0.25

@@ -62,11 +62,10 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["nosuch"], "unknown load test 'nosuch' (choices: burst, caching, failover, overload, poisson, ramp, steady)"),
+        (["nosuch"], f"unknown load test 'nosuch' ({CHOICES})"),
         (
             [],
-            "name a load test, as in `make load SCENARIO=steady` "
-            "(choices: burst, caching, failover, overload, poisson, ramp, steady)",
+            f"name a load test, as in `make load SCENARIO=steady` ({CHOICES})",
         ),
         (["steady", "--model", "nosuch"], "unknown variant 'nosuch'"),
         (["steady", "--seconds", "2", "--warm-up", "2"], "must exceed warm_up"),

@@ -22,6 +22,8 @@ OVERHEAD = 512
 """Bytes that an entry takes besides its key and value, rounded up from what CPython was measured to take: 360 to 422 (lru,
 tinylfu); `lfu` and `size_aware` keep old ranks too and take up to 705."""
 DEFAULT_POLICY = "tinylfu"
+"""Of the four, the highest mean hit ratio and byte hit ratio over exponents, churn and budgets (studies/caching/traces.py):
+ahead where a budget holds a tenth or a quarter of all answers; where it holds half, `size_aware` is, by about 0.01."""
 SLACK = 64
 """Outdated expiry times kept at least before they are cleared out."""
 
