@@ -5,7 +5,7 @@ Answers are long, to be hit in their middle. Real variants under load: `benchmar
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -44,11 +44,13 @@ def undisturbed(http: httpx.Client) -> str:
     return str(reply.json()["choices"][0]["text"])
 
 
-def streamed(http: httpx.Client, in_the_middle: Callable[[], object]) -> tuple[str, list[dict[str, Any]]]:
+def streamed(
+    http: httpx.Client, in_the_middle: Callable[[], object], body: Mapping[str, Any] = BODY
+) -> tuple[str, list[dict[str, Any]]]:
     """The text of an answer during which something happens, and its chunks. Raises AssertionError where it ends without
     `[DONE]`."""
     lines: list[str] = []
-    with http.stream("POST", "/v1/completions", json=BODY | {"stream": True}) as reply:
+    with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as reply:
         assert reply.status_code == 200
         for line in filter(None, reply.iter_lines()):
             lines.append(line)
@@ -76,6 +78,23 @@ def test_a_stream_whose_replica_is_killed_goes_on_to_the_byte(whole: httpx.Clien
             return
         eventually(lambda: len(processes(Part.REPLICA)) == 2)
     pytest.fail("no stream lost its replica")
+
+
+def test_several_answers_to_one_prompt_survive_their_replica(whole: httpx.Client) -> None:
+    """Each goes on by itself, wherever it is taken in."""
+    body = BODY | {"n": 3, "temperature": 1.1, "seed": 5}
+    reply = whole.post("/v1/completions", json=body)
+    want, before = {choice["index"]: choice["text"] for choice in reply.json()["choices"]}, failovers(whole)
+    for _ in range(8):
+        _, chunks = streamed(whole, lambda: kill(Part.REPLICA), body)
+        texts = dict.fromkeys(want, "")
+        for choice in (choice for one in chunks for choice in one["choices"]):
+            texts[choice["index"]] += choice["text"]
+        assert texts == want
+        if failovers(whole) > before:
+            return
+        eventually(lambda: len(processes(Part.REPLICA)) == 2)
+    pytest.fail("no call lost its replica")
 
 
 def test_with_all_replicas_gone_new_requests_are_refused_and_running_ones_wait(whole: httpx.Client) -> None:

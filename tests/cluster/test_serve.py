@@ -51,6 +51,27 @@ def test_answers_are_those_of_one_process(cluster: Running, name: str) -> None:
     assert set(texts.values()) == {1}
 
 
+def test_many_prompts_of_one_call_run_at_once(cluster: Running) -> None:
+    """None waits for another until it is taken for lost."""
+    options = {
+        "model": "mock",
+        "prompt": [f"prompt {place}" for place in range(12)],
+        "max_tokens": 20,
+        "temperature": 0,
+    }
+    with serving(MockEngine(slots=4, max_len=2048), ServeSettings()) as alone:
+        want = alone.client().completions.create(**options)
+    before = failovers(cluster)
+    made = cluster.client().completions.create(**options)
+    assert made.choices == want.choices
+    assert failovers(cluster) == before
+
+
+def failovers(cluster: Running) -> float:
+    lines = httpx.get(f"{cluster.url}/metrics", timeout=WAIT).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("tradewind_failovers_total{"))
+
+
 def test_refusals_have_their_shape(cluster: Running) -> None:
     client = cluster.client()
     with pytest.raises(openai.BadRequestError) as error:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from contextvars import Context
 
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
@@ -36,7 +37,8 @@ class ServeReplicas:
         name: str | None = None
         response: DeploymentResponseGenerator[Batch] | None = None
         try:
-            response = self._handle.stream.remote(parcel)
+            # Serve gives all that is asked for one HTTP call the same id, and routes one request by an id at a time.
+            response = Context().run(self._handle.stream.remote, parcel)
             first = asyncio.ensure_future(anext(response))
             await asyncio.wait({chosen, first}, return_when=asyncio.FIRST_COMPLETED)
             if chosen.done():
