@@ -167,7 +167,7 @@ def saved(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement
 
 
 def miss_cost(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement]:
-    """What the cache adds to a request that it cannot answer: questions of the same popularity by as many users, asked for fresh."""
+    """What the cache adds to a request that it cannot answer: as many users, by the same popularity, want fresh answers."""
     bare, missed = ([seconds(one) for one in phases.get(name, ())] for name in ("uncached", "no-cache"))
     if not bare or not missed:
         return []
