@@ -46,7 +46,8 @@ class Popular(Questions):
         given = self.options
         popularity = Popularity(given.questions, given.exponent, given.tenants, given.churn)
         for part in count():
-            yield from zip(*(one.tolist() for one in asked(popularity, DRAWN, 1000 * seed + part)), strict=True)
+            questions, tenants = asked(popularity, DRAWN, 1000 * seed + part)
+            yield from zip(questions.tolist(), tenants.tolist(), strict=True)
 
     def draw(self) -> tuple[list[dict[str, str]], int, int]:
         question, tenant = next(self.rows)

@@ -118,6 +118,12 @@ def test_the_gain_at_the_same_p95_by_hand() -> None:
     assert found["same_p95_goal"] == pytest.approx(0.8 / (1 / 16))
 
 
+def test_the_cost_of_a_miss_by_hand() -> None:
+    phases = {"uncached": [timing(0, 2, None), timing(3, 5, None)], "no-cache": [timing(10, 12.5, "miss")]}
+    found = {one.name: one.value for one in measure_caching(raw(phases), CachingSettings(), 0)}
+    assert found["miss_cost_ms"] == pytest.approx(500)
+
+
 def test_the_prediction_knows_the_budget() -> None:
     """Answers of half a MiB: of three asked in turn, one MiB holds none long enough, two hold all."""
     asked = [timing(n, n + 0.1, "miss", n % 3) for n in range(9)]
