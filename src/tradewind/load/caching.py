@@ -24,7 +24,7 @@ from tradewind.tracking import Measurement
 NAME = "caching"
 PREDICTED = ("cold", "warm")
 SAME_P95 = 0.8
-"""Of the uncached system's requests/s / (1 - hit ratio), what the issue asks for at the same p95."""
+"""Of the uncached system's requests/s / (1 - hit ratio), the goal at the same p95."""
 HELD = "tradewind_response_cache"
 
 
