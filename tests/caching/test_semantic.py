@@ -14,7 +14,7 @@ from tradewind.caching.guard import OPPOSITES, differs
 from tradewind.caching.neighbours import Neighbours
 from tradewind.caching.semantic import MAX_PENDING, MAX_QUESTION, Asked, SemanticCache, context_of, headers
 from tradewind.caching.shadow import THRESHOLDS, Shadow, agreement
-from tradewind.evaluation.wilson import wilson
+from tradewind.intervals import wilson
 
 SIZE = 16
 TENANTS, CONTEXTS, WORDS = ("a", "b", "c"), (b"one", b"two"), ("sum", "axis", "sort", "0", "not")

@@ -10,8 +10,7 @@ from tests.loadtests.cached_server import CachedServer, serving
 from tests.loadtests.test_steady import ROOT, load
 from tradewind.caching.memory import OVERHEAD
 from tradewind.caching.simulate import entry_bytes
-from tradewind.errors import UserError
-from tradewind.load.caching import CachingSettings, measure_caching, wilson
+from tradewind.load.caching import CachingSettings, measure_caching
 
 SHORT = ["--seconds", "10", "--rate", "40", "--users", "2", "--prompt-words", "6", "--answer-tokens", "3"]
 TRACE = ["--questions", "60", "--tenants", "2", "--churn", "0.01", "--warm-requests", "150", "--burst", "30"]
@@ -133,11 +132,6 @@ def test_the_prediction_knows_the_budget() -> None:
         for mib in (1, 2)
     ]
     assert found[0]["warm/predicted_hit_ratio"] < found[1]["warm/predicted_hit_ratio"] == pytest.approx(6 / 9)
-
-
-def test_wilson_by_hand() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(1.0, 10)[1] == pytest.approx(1.0)
 
 
 def test_a_run_in_which_nothing_ended_well_names_the_first_failure() -> None:

@@ -18,6 +18,7 @@ from tradewind.caching.memory import OVERHEAD
 from tradewind.caching.simulate import KEY_BYTES, ideal, replay
 from tradewind.caching.traces import Answers, Popularity, from_rows
 from tradewind.errors import UserError
+from tradewind.intervals import wilson
 from tradewind.load.results import QUANTILES, Span, Timing, client, latency, quantile, spans, within
 from tradewind.tracking import Measurement
 
@@ -134,21 +135,15 @@ def counted(requests: Sequence[Timing], parts: Sequence[Span], seed: int) -> lis
     for outcome in ("hit", "miss", "coalesced", "bypass"):
         if good and groups.keys() - {"empty", "uncached"}:
             formula = f"X-Cache: {outcome} / requests that ended well"
-            share = groups.get(outcome, 0) / len(good)
+            count = groups.get(outcome, 0)
             found.append(
-                Measurement(f"{outcome}_ratio", share, "1", len(good), wilson(share, len(good)), formula, seed)
+                Measurement(
+                    f"{outcome}_ratio", count / len(good), "1", len(good), wilson(count, len(good)), formula, seed
+                )
             )
     generated = groups.get("miss", 0) + groups.get("bypass", 0) + groups.get("uncached", 0)
     found.append(Measurement("generations", generated, "answers", len(good), None, "miss + bypass + uncached", seed))
     return found
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927), requests taken as independent."""
-    z2 = 1.96**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = 1.96 / (1 + z2 / count) * (share * (1 - share) / count + z2 / (4 * count**2)) ** 0.5
-    return middle - half, middle + half
 
 
 def saved(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement]:
