@@ -10,6 +10,7 @@ from tests.loadtests.cached_server import CachedServer, serving
 from tests.loadtests.test_steady import ROOT, load
 from tradewind.caching.memory import OVERHEAD
 from tradewind.caching.simulate import entry_bytes
+from tradewind.errors import UserError
 from tradewind.load.caching import CachingSettings, measure_caching
 
 SHORT = ["--seconds", "10", "--rate", "40", "--users", "2", "--prompt-words", "6", "--answer-tokens", "3"]
