@@ -31,8 +31,8 @@ HELD = "tradewind_response_cache"
 
 @dataclass(frozen=True)
 class CachingSettings:
-    """Of the load test `caching`, see there. cache_mib, cache_ttl_s: of the server that is started here; of one that runs
-    already, what it was given (for the prediction)."""
+    """Of the load test `caching`, see there. store: memory, or redis: one of our own that two servers share. cache_mib,
+    cache_ttl_s: of the server that is started here; of one that runs already, what it was given (for the prediction)."""
 
     questions: int = 1000
     exponent: float = 1.0
@@ -41,18 +41,19 @@ class CachingSettings:
     streams: float = 0.5
     warm_requests: int = 500
     burst: int = 100
+    store: str = "memory"
     cache_mib: int = 64
     cache_ttl_s: float = 3600.0
 
     @property
     def options(self) -> list[str]:
         """Of Locust."""
-        names = [one.name for one in fields(self) if not one.name.startswith("cache_")]
+        names = [one.name for one in fields(self) if one.name != "store" and not one.name.startswith("cache_")]
         return [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(self, name)))]
 
-    @property
-    def server(self) -> list[str]:
-        return ["--cache", "memory", "--cache-mib", str(self.cache_mib), "--cache-ttl-s", str(self.cache_ttl_s)]
+    def server(self, cache: str) -> list[str]:
+        """Options of a server. cache: memory, or the store's address."""
+        return ["--cache", cache, "--cache-mib", str(self.cache_mib), "--cache-ttl-s", str(self.cache_ttl_s)]
 
 
 def held(url: str) -> float | None:
