@@ -33,12 +33,14 @@ def draw(path: Path, classes: Mapping[str, Any], device: str) -> None:
     first = figure.axes[0]
     first.set_yscale("symlog", linthresh=0.01)
     first.set(
-        ylabel="share of the pairs that hit (bands: 95 %, Wilson, where any hit)",
+        ylabel="pairs that hit (bands: 95 %)",
         ylim=(0, 1.05),
         yticks=(0, 0.01, 0.1, 0.5, 1),
     )
     first.set_yticklabels(["0", "1 %", "10 %", "50 %", "100 %"])
-    figure.axes[-1].legend(fontsize=7, loc="upper right", title="right: solid; wrong: dashed", title_fontsize=7)
+    figure.axes[-1].legend(
+        fontsize=7, loc="upper right", ncols=2, title="right: solid; wrong: dashed", title_fontsize=7
+    )
     figure.suptitle(f"Semantic cache: what a threshold lets through\n{device}", fontsize=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tradewind.config import build, read_params, run
-from tradewind.load.caching import CachingSettings
+from tradewind.load.caching import NAME as CACHING
+from tradewind.load.caching import RATE, CachingSettings
 from tradewind.load.report import report
 from tradewind.load.scenario import LoadSettings, run_scenario
 from tradewind.serving.__main__ import run_folder
@@ -26,6 +27,8 @@ def main() -> None:
     settings = build(LoadSettings, params.get("loadtest", {}), "loadtest")
     settings = replace(settings, caching=replace(settings.caching, **_chosen(given, CachingSettings)))
     settings = replace(settings, **_chosen(given, LoadSettings))
+    if settings.scenario == CACHING and given.rate is None:
+        settings = replace(settings, rate=RATE)
     seed = int(params.get("seed", 0)) if given.seed is None else given.seed
     profile = ("--profile", given.profile) if given.profile else ()
     outcome = run_scenario(settings, seed, given.url, profile)

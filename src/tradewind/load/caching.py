@@ -22,7 +22,8 @@ from tradewind.intervals import wilson
 from tradewind.load.results import QUANTILES, Span, Timing, client, latency, quantile, spans, within
 from tradewind.tracking import Measurement
 
-NAME = "caching"
+NAME, RATE = "caching", 50.0
+"""RATE: arrivals a second where none is given, as most are hits."""
 PREDICTED = ("cold", "warm")
 SAME_P95 = 0.8
 """Of the uncached system's requests/s / (1 - hit ratio), the goal at the same p95."""

@@ -31,7 +31,8 @@ def found(reports: Reports, name: str) -> Any:
 
 
 def missing(name: str) -> str:
-    return f"*Not measured yet: `{MADE_BY[name]}` writes `reports/{name}.json`.*\n"
+    command = f"make study NAME={name.split('/')[1]}" if name.startswith("studies/") else MADE_BY[name]
+    return f"*Not measured yet: `{command}` writes `reports/{name}.json`.*\n"
 
 
 def section(name: str, shown: Callable[[Any], str]) -> Callable[[Reports], str]:

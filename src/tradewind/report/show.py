@@ -15,7 +15,7 @@ from IPython.display import Image, Markdown
 from tradewind.errors import UserError
 from tradewind.evaluation.results import read_results
 from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure
-from tradewind.report import serving, serving_pictures
+from tradewind.report import caching, serving, serving_pictures
 from tradewind.report.readme import Reports
 from tradewind.report.summary import in_order
 from tradewind.report.table import differences_table, measured_table
@@ -36,7 +36,7 @@ def section(name: str) -> Markdown:
 
 
 def picture(name: str) -> Image:
-    """A picture under reports/plots."""
+    """A picture under reports/plots, or one of a study by its path under reports/."""
     return Image(data=picture_bytes(name, folder("reports")), format="png")
 
 
@@ -49,7 +49,7 @@ def drawing(name: str) -> Image | Markdown:
 
 
 def picture_bytes(name: str, reports: Path) -> bytes:
-    path = reports / "plots" / name
+    path = reports / name if "/" in name else reports / "plots" / name
     if not path.is_file():
         raise UserError(f"{path}: no such picture (run `make repro`)")
     return path.read_bytes()
@@ -111,6 +111,7 @@ SECTIONS: dict[str, Callable[[Reports], str]] = {
     "kinds": _kinds,
     "decision": _decision,
     **serving.SECTIONS,
+    **caching.SECTIONS,
 }
 
 

@@ -1,0 +1,58 @@
+"""Notebook 2's sections on figures made by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tradewind.files import write_json
+from tradewind.report import caching
+from tradewind.report.readme import Reports
+
+STUDY = "studies/caching"
+
+
+def measured(**values: float) -> dict[str, Any]:
+    return {name.replace("__", "/"): {"value": value, "n": 7} for name, value in values.items()}
+
+
+LOAD: dict[str, Any] = {
+    "device": "a machine", "git_commit": "abc",
+    "memory": {
+        "settings": {"model": "m", "rate": 50.0, "users": 4, "answer_tokens": 44, "caching": {
+            "questions": 1000, "exponent": 1.0, "cache_mib": 1, "warm_requests": 5000, "burst": 100}},
+        "measurements": measured(
+            empty__empty__e2e_p50_ms=1.0, empty__empty__e2e_p95_ms=1.1, empty__empty__e2e_p99_ms=1.2,
+            kept__hit__e2e_p50_ms=2.25, kept__hit__e2e_p95_ms=3.0, kept__hit__e2e_p99_ms=4.0,
+            warm__hit_ratio=0.8, warm__predicted_hit_ratio=0.79, warm__coalesced_ratio=0.01, warm__ideal_hit_ratio=0.9,
+            cold__hit_ratio=0.3, cold__predicted_hit_ratio=0.2, cold__coalesced_ratio=0.1, cold__ideal_hit_ratio=0.9,
+            miss_cost_ms=-0.5, same_p95_gain=3.8, same_p95_goal=4.0, uncached_p95_ms=500.0, saved_tokens=12000.0,
+            saved_s=60.0, burst__generations=1.0),
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Reports:
+    write_json(tmp_path / STUDY / "load.json", LOAD)
+    return Reports(tmp_path)
+
+
+def test_hits_and_misses_are_rows_of_their_own(reports: Reports) -> None:
+    text = caching.SECTIONS["caching_load"](reports)
+    assert "| hit, no engine at work beside it | 7 | 2.2 | 3.0 | 4.0 |" in text
+    assert "| warm | 0.800 | 0.790 | 0.010 | 0.900 |" in text
+    assert "gives 3.8 times its requests/s; 0.8 / (1 - hit ratio) would be 4.0" in text
+    assert "a machine, commit abc" in text
+
+
+def test_the_decision_states_what_was_measured_and_nothing_else(reports: Reports) -> None:
+    text = caching.decision(reports)
+    assert "A hit takes 1.2 ms beside a route that does nothing" in text
+    assert "semantic" not in text
+
+
+def test_what_was_not_measured_names_its_command(tmp_path: Path) -> None:
+    for name, section in caching.SECTIONS.items():
+        text = section(Reports(tmp_path))
+        assert "make study NAME=caching" in text or name == "caching_decision"
