@@ -21,7 +21,11 @@ class Running:
     home: Path
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=WAIT)
+        """Whose calls reach the replicas: no answer is a cached one."""
+        fresh = {"Cache-Control": "no-store"}
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=WAIT, default_headers=fresh
+        )
 
     @property
     def replicas(self) -> list[psutil.Process]:

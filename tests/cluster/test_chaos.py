@@ -21,7 +21,7 @@ BODY = {"model": "mock", "prompt": "count on", "max_tokens": TOKENS, "temperatur
 @pytest.fixture
 def whole(cluster: Running) -> Iterator[httpx.Client]:
     """The cluster with both replicas alive and answering, as it is left too."""
-    with httpx.Client(base_url=cluster.url, timeout=LIMIT_S) as http:
+    with httpx.Client(base_url=cluster.url, timeout=LIMIT_S, headers={"Cache-Control": "no-store"}) as http:
         await_whole(http)
         yield http
         await_whole(http)
