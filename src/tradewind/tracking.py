@@ -330,7 +330,7 @@ def main() -> None:
     print(f"imported {sum(import_runs(folder) for folder in folders)} runs into {tracking_uri()}")
     if not options.import_only:
         address = f"http://127.0.0.1:{options.port}"
-        for what, link in (("variants", side_by_side(address)), ("serving's runs", serving_side_by_side(address))):
+        for what, link in (("variants", side_by_side(address)), ("serving runs", serving_side_by_side(address))):
             if link:
                 print(f"the {what} side by side: {link}", flush=True)
         os.environ.setdefault("PYTHONWARNINGS", "ignore")  # its own deprecations, at every request
