@@ -12,6 +12,7 @@ import gevent
 from gevent.pool import Group
 from locust import task
 from locust.env import Environment
+from locust.exception import StopUser
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
 from loadtests.sse import Phase, Questions, StreamingUser
@@ -40,7 +41,8 @@ class Crowd(StreamingUser):
         self.crowd.join()
         runner = self.environment.runner
         if runner is not None and runner.state in (STATE_SPAWNING, STATE_RUNNING):  # else its time is up already
-            runner.quit()
+            gevent.spawn(runner.quit)  # by another greenlet: what quits a run itself is killed before all was written
+            raise StopUser
 
     def closed(self, name: str, workers: int, seconds: float) -> Phase:
         """Each worker asks again as soon as it has its answer, or when it was told to with a refusal."""

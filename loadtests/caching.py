@@ -4,18 +4,24 @@
 
 1. `empty`: a route that does nothing (/health), at the rate: what a hit cannot be faster than.
 2. `cold`: Poisson arrivals at the rate. `warm-up`: so many requests of another seed. `warm`: arrivals again, another seed.
-3. Twice in turn: so many users (`--users` of the load test) at the server without a cache, where one is given, and 1, 2, 4,
-   8 and 16 times as many at the one with it: requests/s at the same p95.
+   `kept`: arrivals of questions that were hits then, so that no engine works beside them. With `--elsewhere`, another server
+   of the same store, the same there, each once: what a shared store is worth to who never saw the question.
+3. Twice in turn: so many users (`--users` of the load test) at the server without a cache, where one is given, and 1, 2, 3,
+   4, 8 and 16 times as many at the one with it: requests/s at the same p95.
 4. `no-cache`: users that want fresh answers. `burst`: one new question by many at once, which is to be answered once.
+5. With `--store-pid`, the shared store's process: users with new questions while it is stopped
+   (`paused`), and after it was killed (`lost`).
 
 A question is the same words for every seed, has temperature 0, and is always asked as a stream or never. Every phase
 begins with the same order of popularity, which then drifts with `--churn`. Timings note what the server says in X-Cache.
 """
 
 import argparse
+import os
 import random
+import signal
 from collections.abc import Iterator, Mapping
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 import gevent
@@ -28,7 +34,7 @@ from loadtests.arrivals import Crowd
 from loadtests.sse import Phase, Questions, Timing
 from tradewind.caching.traces import Popularity, asked
 
-FACTORS, ROUNDS = (1, 2, 4, 8, 16), 2
+FACTORS, ROUNDS = (1, 2, 3, 4, 8, 16), 2
 DRAWN = 20_000
 """Requests drawn at once."""
 STRIDE = 1 << 20
@@ -46,7 +52,8 @@ class Popular(Questions):
         given = self.options
         popularity = Popularity(given.questions, given.exponent, given.tenants, given.churn)
         for part in count():
-            yield from zip(*(one.tolist() for one in asked(popularity, DRAWN, 1000 * seed + part)), strict=True)
+            questions, tenants = asked(popularity, DRAWN, 1000 * seed + part)
+            yield from zip(questions.tolist(), tenants.tolist(), strict=True)
 
     def draw(self) -> tuple[list[dict[str, str]], int, int]:
         question, tenant = next(self.rows)
@@ -56,6 +63,14 @@ class Popular(Questions):
         messages, tokens, _ = Questions(self.options, f"question {question}").draw()
         messages[0]["content"] = f"{question}. {messages[0]['content']}"
         return messages, tokens, tenant * STRIDE + question
+
+
+class Known(Popular):
+    """One after the other, again and again."""
+
+    def __init__(self, options: argparse.Namespace, known: list[tuple[int, int]]) -> None:
+        super().__init__(options, 0)
+        self.rows = cycle(known)
 
 
 class CachingCrowd(Crowd):
@@ -75,6 +90,13 @@ class CachingCrowd(Crowd):
         yield self.about(1).open("cold", rate, seconds)
         yield self.about(2).warmed(users)
         yield self.about(3).open("warm", rate, seconds)
+        if known := self.known():
+            self.popular = Known(self.options, known)
+            yield self.open("kept", rate, seconds)
+            if self.options.elsewhere:
+                self.popular, self.target = Known(self.options, known), self.options.elsewhere
+                yield self.open("elsewhere", rate, min(seconds, len(known) / rate))
+                self.target = ""
         for turn in range(ROUNDS):
             if self.options.uncached:
                 self.target = self.options.uncached
@@ -87,6 +109,23 @@ class CachingCrowd(Crowd):
         yield self.about(4).closed("no-cache", users, seconds)
         del self.headers["Cache-Control"]
         yield self.burst(self.options.burst)
+        if self.options.store_pid:
+            os.kill(self.options.store_pid, signal.SIGSTOP)
+            self.popular = Known(self.options, self.fresh(1))
+            yield self.closed("paused", users, seconds)
+            os.kill(self.options.store_pid, signal.SIGKILL)
+            self.popular = Known(self.options, self.fresh(2))
+            yield self.closed("lost", users, seconds)
+
+    def fresh(self, part: int) -> list[tuple[int, int]]:
+        """Questions that nobody asked."""
+        first = 1 + (1 + part) * DRAWN
+        return [(question, 0) for question in range(first, first + DRAWN)]
+
+    def known(self) -> list[tuple[int, int]]:
+        """Question and tenant of what the server has had a hit for, in the order they were first asked."""
+        hits = (one for one in self.recording.requests if one.cache == "hit")
+        return list(dict.fromkeys((one.question or 0, one.tenant or 0) for one in hits))
 
     def about(self, number: int) -> "CachingCrowd":
         """The next phase's row of requests."""
@@ -162,4 +201,8 @@ def add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--burst", type=int, default=100, help="the same question at once")
     group.add_argument("--closed-users", type=int, default=4, help="at once, in closed-loop phases")
     group.add_argument("--phase-seconds", type=float, default=10.0, help="of each phase that lasts a time")
+    group.add_argument("--elsewhere", default="", help="URL of another server over the same store")
+    group.add_argument(
+        "--store-pid", type=int, default=0, help="of the shared store: it is stopped and killed at the end"
+    )
     group.add_argument("--uncached", default="", help="URL of the same server without a cache")

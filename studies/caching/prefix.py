@@ -387,7 +387,7 @@ def picture(results: dict[str, Any], device: str) -> Figure:
     restart.set_xticks([place + width * (len(results) - 1) / 2 for place in range(2)], ["cold", "warm, from files"])
     shares.set(title="Prompt tokens found", xlabel="budget in memory, MiB", ylabel="%", ylim=(0, 100))
     times.set(title="Processor time to the first text", xlabel="budget in memory, MiB", ylabel="ms", ylim=(0, None))
-    restart.set(title="The first answer of a chat after a restart, p50", ylabel="processor time, ms")
+    restart.set(title="First answer of a chat after a restart, p50", ylabel="processor time, ms")
     for axes in (shares, times, restart):
         axes.grid(alpha=0.25)
         axes.title.set_fontsize(10)

@@ -39,8 +39,8 @@ from tradewind.config import read_params, run
 from tradewind.corpus.phrasings import TRAIN
 from tradewind.corpus.records import Record
 from tradewind.encoder import load_encoder
-from tradewind.evaluation.wilson import wilson
 from tradewind.files import atomic_path, read_json, read_jsonl, write_json
+from tradewind.intervals import wilson
 from tradewind.tracking import Measurement, git_commit, home, record_run
 
 SEED, CHUNK, BUDGET, GOAL = 0, 64, 256 << 20, 0.01

@@ -32,7 +32,11 @@ def draw(path: Path, classes: Mapping[str, Any], device: str) -> None:
         axes.grid(alpha=0.25)
     first = figure.axes[0]
     first.set_yscale("symlog", linthresh=0.01)
-    first.set(ylabel="share of the pairs that hit (bands: 95 %, Wilson)", ylim=(0, 1.05), yticks=(0, 0.01, 0.1, 0.5, 1))
+    first.set(
+        ylabel="share of the pairs that hit (bands: 95 %, Wilson, where any hit)",
+        ylim=(0, 1.05),
+        yticks=(0, 0.01, 0.1, 0.5, 1),
+    )
     first.set_yticklabels(["0", "1 %", "10 %", "50 %", "100 %"])
     figure.axes[-1].legend(fontsize=7, loc="upper right", title="right: solid; wrong: dashed", title_fontsize=7)
     figure.suptitle(f"Semantic cache: what a threshold lets through\n{device}", fontsize=10)
@@ -45,4 +49,4 @@ def _curve(axes: Axes, found: Mapping[str, Any], guard: str, name: str, colour: 
     at = [row["threshold"] for row in rows]
     axes.plot(at, [row["share"] for row in rows], style, color=colour, lw=1.4, label=f"{name} ({found['pairs']})")
     low, high = zip(*(row["interval"] for row in rows), strict=True)
-    axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
+    axes.fill_between(at, low, high, where=[row["hits"] > 0 for row in rows], color=colour, alpha=0.1, lw=0)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradewind.caching.codec import SKEW_S, Answer, BadValue, pack, seal, unpack, unseal
-from tradewind.engine.requests import Delta, Done, PromptLogprobs, TokenLogprob
+from tradewind.engine.requests import Delta, Done, Event, PromptLogprobs, TokenLogprob
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 count = st.integers(0, 2**31)
@@ -25,6 +25,26 @@ SECRET, KEY = b"s" * 32, b"k" * 32
 @given(answers)
 def test_an_answer_comes_back_as_it_went(answer: Answer) -> None:
     assert unpack(pack(answer)) == answer
+
+
+@given(answers)
+def test_the_whole_answer_says_the_same(answer: Answer) -> None:
+    def said(events: tuple[Event, ...]) -> dict[int, tuple[object, ...]]:
+        out: dict[int, list[Delta]] = {}
+        for event in events:
+            if isinstance(event, Delta):
+                out.setdefault(event.index, []).append(event)
+        return {
+            index: (
+                "".join(one.text for one in parts), sum(one.tokens for one in parts),
+                [entry for one in parts for entry in one.logprobs], [token for one in parts for token in one.ids],
+            )
+            for index, parts in out.items()
+        }  # fmt: skip
+
+    assert said(answer.whole) == said(answer.events)
+    assert len([one for one in answer.whole if isinstance(one, Delta)]) == len(said(answer.events))
+    assert answer.whole[-1] == answer.events[-1]
 
 
 @given(st.binary(max_size=200))

@@ -11,7 +11,7 @@ from tests.loadtests.test_steady import ROOT, load
 from tradewind.caching.memory import OVERHEAD
 from tradewind.caching.simulate import entry_bytes
 from tradewind.errors import UserError
-from tradewind.load.caching import CachingSettings, measure_caching, wilson
+from tradewind.load.caching import CachingSettings, measure_caching
 
 SHORT = ["--seconds", "10", "--rate", "40", "--users", "2", "--prompt-words", "6", "--answer-tokens", "3"]
 TRACE = ["--questions", "60", "--tenants", "2", "--churn", "0.01", "--warm-requests", "150", "--burst", "30"]
@@ -118,6 +118,12 @@ def test_the_gain_at_the_same_p95_by_hand() -> None:
     assert found["same_p95_goal"] == pytest.approx(0.8 / (1 / 16))
 
 
+def test_the_cost_of_a_miss_by_hand() -> None:
+    phases = {"uncached": [timing(0, 2, None), timing(3, 5, None)], "no-cache": [timing(10, 12.5, "miss")]}
+    found = {one.name: one.value for one in measure_caching(raw(phases), CachingSettings(), 0)}
+    assert found["miss_cost_ms"] == pytest.approx(500)
+
+
 def test_the_prediction_knows_the_budget() -> None:
     """Answers of half a MiB: of three asked in turn, one MiB holds none long enough, two hold all."""
     asked = [timing(n, n + 0.1, "miss", n % 3) for n in range(9)]
@@ -127,11 +133,6 @@ def test_the_prediction_knows_the_budget() -> None:
         for mib in (1, 2)
     ]
     assert found[0]["warm/predicted_hit_ratio"] < found[1]["warm/predicted_hit_ratio"] == pytest.approx(6 / 9)
-
-
-def test_wilson_by_hand() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(1.0, 10)[1] == pytest.approx(1.0)
 
 
 def test_a_run_in_which_nothing_ended_well_names_the_first_failure() -> None:

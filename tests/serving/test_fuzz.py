@@ -39,9 +39,13 @@ Served = tuple[BaseSchema, Scheduler]
 
 
 def in_process() -> JaxEncoder:
-    """Random weights, no files."""
+    """Random weights, no files; every function compiled."""
     config, flat, tokenizer = random_encoder(RandomEncoder(16, 1, 2, 16), seed=0)
-    return JaxEncoder(to_model(config, flat), tokenizer, "tiny")
+    encoder = JaxEncoder(to_model(config, flat), tokenizer, "tiny")
+    for words in (1, 20, 50, 100, 200):  # compiled here, for a call may take 10 seconds
+        encoder.embed(["a " * words])
+        encoder.embed(["a " * words] * 2)
+    return encoder
 
 
 @contextmanager

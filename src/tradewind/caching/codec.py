@@ -8,7 +8,9 @@ import hashlib
 import hmac
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tradewind.engine.requests import Delta, Done, Event, PromptLogprobs, TokenLogprob
@@ -26,11 +28,32 @@ class Answer:
     seconds: float
     stored: float
 
+    @cached_property
+    def whole(self) -> tuple[Event, ...]:
+        """For who does not stream: one delta for each of its texts, and all else as it was."""
+        deltas: dict[int, list[Delta]] = {}
+        for event in self.events:
+            if isinstance(event, Delta):
+                deltas.setdefault(event.index, []).append(event)
+        others = [event for event in self.events[:-1] if not isinstance(event, Delta)]
+        return (*others, *(_joined(parts) for parts in deltas.values()), self.done)
+
     @property
     def done(self) -> Done:
         end = self.events[-1]
         assert isinstance(end, Done)
         return end
+
+
+def _joined(parts: Sequence[Delta]) -> Delta:
+    return Delta(
+        parts[0].index,
+        "".join(one.text for one in parts),
+        sum(one.tokens for one in parts),
+        tuple(entry for one in parts for entry in one.logprobs),
+        next((one.finish_reason for one in reversed(parts) if one.finish_reason), None),
+        tuple(token for one in parts for token in one.ids),
+    )
 
 
 class BadValue(ValueError):

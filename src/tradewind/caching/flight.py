@@ -31,10 +31,12 @@ class Seat:
 
 class Flight:
     """over: called once, with the flight and the seats that are to ask again, after the last event was given out.
-    priority: of the work. fetched: its events come from a store, not from an engine.
+    priority: of the work. instead_of: the flight that was there before, if this is a fresher or more urgent one. fetched:
+    its events come from a store, not from an engine.
     """
 
     fetched = False
+    instead_of: "Flight | None" = None
 
     def __init__(self, priority: int, over: Callable[["Flight", Sequence[Seat]], None]) -> None:
         self.priority = priority

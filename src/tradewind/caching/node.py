@@ -35,6 +35,12 @@ class RedisNode:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         policy = "allkeys-lru" if self.evict else "noeviction"
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": "/tmp", "loglevel": "warning"}

@@ -21,6 +21,7 @@ import math
 import random
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ from tradewind.serving.backend import Backend, Cancellable, Layer
 Outcome = Literal["hit", "miss", "coalesced", "bypass"]
 RANKED: tuple[Outcome, ...] = ("miss", "bypass", "coalesced", "hit")
 """A call of several prompts is called by the first of these that one of them is."""
+READ = 64
+"""Answers held ready beside the store's bytes: of 64 tokens each they take some 2 MB."""
 POLL_S, WAIT_S = 0.03, 60.0
 """Between two looks at what another process makes, and how long at most; then it is made here too."""
 
@@ -108,12 +111,13 @@ class ResponseCache:
         self.clock = clock or anchored()
         self._chance = chance or random.Random()
         self._flights: dict[bytes, Flight] = {}
+        self._read: OrderedDict[bytes, tuple[bytes, Answer]] = OrderedDict()
         self._lookups: set[asyncio.Task[None]] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
-    def call(self, backend: Backend, identity: str, directives: Directives) -> "CachedCall":
-        """A backend for the requests of one HTTP call."""
-        return CachedCall(self, backend, identity, directives)
+    def call(self, backend: Backend, identity: str, directives: Directives, streams: bool = True) -> "CachedCall":
+        """A backend for the requests of one HTTP call. streams: whether it cares for the pieces of an answer."""
+        return CachedCall(self, backend, identity, directives, streams)
 
     async def close(self) -> None:
         """What is being written is written first; who waits for another process does so no more."""
@@ -128,13 +132,20 @@ class ResponseCache:
         entry = self.local.get(key)
         if entry is None:
             return None
-        try:
-            answer = unpack(entry.value)
-        except BadValue:
-            self.local.drop(key)
-            return None
+        answer = self._unpacked(key, entry.value)
         left = entry.expires - self.local.now()
         return answer if self._serves(answer, left, max_age) else None
+
+    def _unpacked(self, key: bytes, value: bytes) -> Answer:
+        """Popular ones are not read again."""
+        held = self._read.get(key)
+        if held is None or held[0] is not value:
+            held = value, unpack(value)
+        self._read[key] = held
+        self._read.move_to_end(key)
+        if len(self._read) > READ:
+            self._read.popitem(last=False)
+        return held[1]
 
     def _serves(self, answer: Answer, left: float, max_age: int | None) -> bool:
         if max_age is not None and self.age(answer) > max_age:
@@ -158,12 +169,15 @@ class ResponseCache:
         flight = Flight(work.request.priority, over)
         seat.leads = True
         flight.join(seat)
+        flight.instead_of = _flying(self._flights.get(work.key))
         self._flights[work.key] = flight
         return flight
 
     def abandon(self, work: Work, flight: Flight) -> None:
         if self._flights.get(work.key) is flight:
             del self._flights[work.key]
+            if (before := _flying(flight.instead_of)) is not None:
+                self._flights[work.key] = before
         if work.lease is not None and self.shared is not None:
             _spawn(self.shared.release(work.lease), self._writes)
             work.lease = None
@@ -256,6 +270,13 @@ class ResponseCache:
         self.abandon(work, flight)
 
 
+def _flying(flight: Flight | None) -> Flight | None:
+    """It, or the one before it, that others may still join."""
+    while flight is not None and (flight.ended or flight.left):
+        flight = flight.instead_of
+    return flight
+
+
 def _spawn(work: Coroutine[Any, Any, None], held: set[asyncio.Task[None]]) -> None:
     """As a task that `held` has until it is done: a loop holds its tasks weakly."""
     task = asyncio.get_running_loop().create_task(work)
@@ -315,9 +336,11 @@ class Leading:
 class CachedCall(Layer):
     """A `Backend` for one call. What became of its requests, in `asked`, is known with the first event."""
 
-    def __init__(self, cache: ResponseCache, backend: Backend, identity: str, directives: Directives) -> None:
+    def __init__(
+        self, cache: ResponseCache, backend: Backend, identity: str, directives: Directives, streams: bool
+    ) -> None:
         super().__init__(backend)
-        self.cache, self.identity, self.directives = cache, identity, directives
+        self.cache, self.identity, self.directives, self.streams = cache, identity, directives, streams
         self.asked: list[Asked] = []
         self._own: list[Submitted] = []
 
@@ -374,7 +397,7 @@ class CachedCall(Layer):
             return False
         asked.outcome, asked.age_s = "hit", self.cache.age(answer)
         self.cache.observer.looked_up("hit", "local", answer, asked.age_s)
-        for event in answer.events:
+        for event in answer.events if self.streams else answer.whole:
             seat.sink(event)
         return True
 

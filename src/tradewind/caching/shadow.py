@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tradewind.evaluation.metrics import exact_match, token_f1
-from tradewind.evaluation.wilson import wilson
+from tradewind.intervals import wilson
 
 THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.88, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999)
 CLOSE = 0.8

@@ -18,20 +18,21 @@ from tradewind.caching.memory import OVERHEAD
 from tradewind.caching.simulate import KEY_BYTES, ideal, replay
 from tradewind.caching.traces import Answers, Popularity, from_rows
 from tradewind.errors import UserError
+from tradewind.intervals import wilson
 from tradewind.load.results import QUANTILES, Span, Timing, client, latency, quantile, spans, within
 from tradewind.tracking import Measurement
 
 NAME = "caching"
 PREDICTED = ("cold", "warm")
 SAME_P95 = 0.8
-"""Of the uncached system's requests/s / (1 - hit ratio): the goal at the same p95."""
+"""Of the uncached system's requests/s / (1 - hit ratio), the goal at the same p95."""
 HELD = "tradewind_response_cache"
 
 
 @dataclass(frozen=True)
 class CachingSettings:
-    """Of the load test `caching`, see there. cache_mib, cache_ttl_s: of the server that is started here; of one that runs
-    already, what it was given (for the prediction)."""
+    """Of the load test `caching`, see there. store: memory, or redis: one of our own that two servers share. cache_mib,
+    cache_ttl_s: of the server that is started here; of one that runs already, what it was given (for the prediction)."""
 
     questions: int = 1000
     exponent: float = 1.0
@@ -40,18 +41,19 @@ class CachingSettings:
     streams: float = 0.5
     warm_requests: int = 500
     burst: int = 100
+    store: str = "memory"
     cache_mib: int = 64
     cache_ttl_s: float = 3600.0
 
     @property
     def options(self) -> list[str]:
         """Of Locust."""
-        names = [one.name for one in fields(self) if not one.name.startswith("cache_")]
+        names = [one.name for one in fields(self) if one.name != "store" and not one.name.startswith("cache_")]
         return [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(self, name)))]
 
-    @property
-    def server(self) -> list[str]:
-        return ["--cache", "memory", "--cache-mib", str(self.cache_mib), "--cache-ttl-s", str(self.cache_ttl_s)]
+    def server(self, cache: str) -> list[str]:
+        """Options of a server. cache: memory, or the store's address."""
+        return ["--cache", cache, "--cache-mib", str(self.cache_mib), "--cache-ttl-s", str(self.cache_ttl_s)]
 
 
 def held(url: str) -> float | None:
@@ -80,11 +82,11 @@ def measure_caching(
         for outcome, group in by_outcome(requests).items():
             found += [replace(one, name=f"{name}/{outcome}/{one.name}") for one in latencies(group, seed)]
         found += [replace(one, name=f"{name}/{one.name}") for one in counted(requests, parts, seed)]
-    well = {name: ended(part) for name, (_, part) in phases.items()}
-    found += [*same_p95(phases, seed), *saved(well, seed)]
+    good = {name: ended(part) for name, (_, part) in phases.items()}
+    found += [*same_p95(phases, seed), *miss_cost(good, seed), *saved(good, seed)]
     for name in PREDICTED:
-        if well.get(name):
-            found += predicted(name, well, settings, entry, seed)
+        if good.get(name):
+            found += predicted(name, good, settings, entry, seed)
     return [*found, *client(raw, seed)]
 
 
@@ -134,21 +136,15 @@ def counted(requests: Sequence[Timing], parts: Sequence[Span], seed: int) -> lis
     for outcome in ("hit", "miss", "coalesced", "bypass"):
         if good and groups.keys() - {"empty", "uncached"}:
             formula = f"X-Cache: {outcome} / requests that ended well"
-            share = groups.get(outcome, 0) / len(good)
+            count = groups.get(outcome, 0)
             found.append(
-                Measurement(f"{outcome}_ratio", share, "1", len(good), wilson(share, len(good)), formula, seed)
+                Measurement(
+                    f"{outcome}_ratio", count / len(good), "1", len(good), wilson(count, len(good)), formula, seed
+                )
             )
     generated = groups.get("miss", 0) + groups.get("bypass", 0) + groups.get("uncached", 0)
     found.append(Measurement("generations", generated, "answers", len(good), None, "miss + bypass + uncached", seed))
     return found
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927), requests taken as independent."""
-    z2 = 1.96**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = 1.96 / (1 + z2 / count) * (share * (1 - share) / count + z2 / (4 * count**2)) ** 0.5
-    return middle - half, middle + half
 
 
 def saved(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement]:
@@ -164,6 +160,16 @@ def saved(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement
         formula = "median E2E of misses - E2E, summed over hits"
         found.append(Measurement("saved_s", spared, "s", len(hits), None, formula, seed))
     return found
+
+
+def miss_cost(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement]:
+    """What the cache adds to a request that it cannot answer: as many users, by the same popularity, want fresh answers."""
+    bare, missed = ([seconds(one) for one in phases.get(name, ())] for name in ("uncached", "no-cache"))
+    if not bare or not missed:
+        return []
+    cost = 1000 * (statistics.median(missed) - statistics.median(bare))
+    formula = "median E2E of phase `no-cache` - that of phase `uncached`"
+    return [Measurement("miss_cost_ms", cost, "ms", len(missed), None, formula, seed)]
 
 
 def same_p95(phases: Mapping[str, tuple[Sequence[Span], Sequence[Timing]]], seed: int) -> list[Measurement]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tradewind.caching.node import redis_node
 from tradewind.errors import UserError
 from tradewind.files import read_json
 from tradewind.load.caching import NAME as CACHING
@@ -33,6 +34,7 @@ CACHING_PARTS = 10
 """Of the seconds of `caching`, those that each phase lasts."""
 WARMING_SECONDS = 900
 """What its warm-up, which is so many requests, may take beyond them."""
+MEMORY = "memory"
 SHARED = ("sse.py", "arrivals.py", "__init__.py")
 
 
@@ -102,14 +104,24 @@ def run_scenario(settings: LoadSettings, seed: int, url: str | None = None, serv
 
 
 def _run_caching(path: Path, settings: LoadSettings, seed: int, url: str | None, server: tuple[str, ...]) -> Outcome:
-    """Against `url`, or two servers of our own, which never work at the same time."""
+    """Against `url`, or servers of our own, which never work at the same time."""
     given = settings.caching
+    if given.store not in (MEMORY, "redis"):
+        raise UserError(f"caching: store {given.store!r}: choose memory or redis")
     options = [*given.options, "--closed-users", str(settings.users)]
     options += ["--phase-seconds", str(settings.seconds / CACHING_PARTS)]
     with ExitStack() as stack:
-        target = url or stack.enter_context(_server(settings, (*server, *given.server)))
+        cache = MEMORY
+        if given.store != MEMORY and not url:
+            node = stack.enter_context(redis_node())
+            cache = node.url
+            options += ["--store-pid", str(node.pid)]
+        own = (*server, *given.server(cache))
+        target = url or stack.enter_context(_server(settings, own))
         host = target.rstrip("/").removesuffix("/v1")
         await_ready(host, 30)
+        if cache != MEMORY:
+            options += ["--elsewhere", stack.enter_context(_server(settings, own))]
         if not url:
             options += ["--uncached", stack.enter_context(_server(settings, (*server, "--cache", "none")))]
         raw = drive(path, host, settings, seed, options, WARMING_SECONDS)

@@ -138,7 +138,8 @@ def refuse_open_bind(host: str, keys: Keyring) -> None:
         loopback = False
     if not loopback and not keys:
         raise UserError(
-            f"host {host} is open to others: make a key (python -m tradewind.serving.keys) or set {KEYS_VARIABLE}"
+            f"host {host} is open to others: make a key (python -m tradewind.serving.keys new --file FILE) and give "
+            f"--keys-file FILE, or set {KEYS_VARIABLE}"
         )
 
 

@@ -81,11 +81,11 @@ class CallCaches:
         except BadDirective as error:
             raise ApiError("invalid_value", f"Invalid value for Cache-Control: {error}.", "Cache-Control") from None
 
-    def over(self, backend: Backend, identity: str) -> Backend:
+    def over(self, backend: Backend, identity: str, streams: bool) -> Backend:
         """The same for the same backend."""
         if self._cache is None:
             return backend
-        return self._calls.setdefault(id(backend), self._cache.call(backend, identity, self._directives))
+        return self._calls.setdefault(id(backend), self._cache.call(backend, identity, self._directives, streams))
 
     async def meaning(
         self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str, codec: Tokenizer

@@ -9,6 +9,7 @@ Answers of several variants to one call are `serving.fanout`'s.
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -48,6 +49,8 @@ FORMATS: dict[type[Wire], Format] = {ChatRequest: ChatFormat(), CompletionReques
 PROMPT_FIELD: dict[type[Wire], str] = {ChatRequest: "messages", CompletionRequest: "prompt"}
 MESSAGE_TEXT = 32
 """Characters that a message's markup counts as, beside its content."""
+KNOWN = 256
+"""Short chats whose tokens are kept, for those that come again."""
 LONG_TEXT = 4096
 """Characters from which a text is tokenized outside the event loop."""
 
@@ -58,11 +61,12 @@ class Completions:
     def __init__(self, scheduler: Backend, tokenizer: Tokenizer, settings: ServeSettings, identity: str = "") -> None:
         self.scheduler, self.tokenizer, self.settings, self.identity = scheduler, tokenizer, settings, identity
         self.grammars = Grammars(tokenizer)
+        self._known_chat = lru_cache(KNOWN)(self._chat)
         self._compiling = CapacityLimiter(1)  # others wait in the event loop, and hold no thread
 
     async def answer(self, wire: Wire, call: Call, http: HttpRequest, caches: CallCaches) -> Response:
         requests = await self.requests(wire, http)
-        backend = caches.over(self.scheduler, self.identity)
+        backend = caches.over(self.scheduler, self.identity, bool(wire.stream))
         if len(requests) == 1:
             backend = await caches.meaning(backend, wire, requests[0], self.identity, self.tokenizer)
         generation = await begin([(backend, one) for one in requests], wire, http)
@@ -81,9 +85,9 @@ class Completions:
 
     async def _prompts(self, wire: Wire) -> list[list[int]]:
         if isinstance(wire, ChatRequest):
-            messages = [{"role": _role(one.role), "content": one.content} for one in wire.messages]
-            size = sum(len(one.content) + MESSAGE_TEXT for one in wire.messages)
-            return [await self._tokens(size, self.tokenizer.chat, messages)]
+            messages = tuple((_role(one.role), one.content) for one in wire.messages)
+            size = sum(len(content) + MESSAGE_TEXT for _, content in messages)
+            return [await self._tokens(size, self._known_chat if size <= LONG_TEXT else self._chat, messages)]
         if len(wire.prompt) > self.settings.max_prompts:
             limit = self.settings.max_prompts
             raise ApiError("invalid_value", f"At most {limit} prompts go into one request.", "prompt")
@@ -91,6 +95,9 @@ class Completions:
             await self._tokens(len(one), self.tokenizer.encode, one) if isinstance(one, str) else list(one)
             for one in wire.prompt
         ]
+
+    def _chat(self, messages: tuple[tuple[str, str], ...]) -> list[int]:
+        return self.tokenizer.chat([{"role": role, "content": content} for role, content in messages])
 
     @staticmethod
     async def _tokens(size: int, encode: Any, text: object) -> list[int]:

@@ -41,7 +41,7 @@ class Fanout:
         work = []
         for name in aggregate.models:
             completions = self.variants[name]
-            backend = caches.over(completions.scheduler, completions.identity)
+            backend = caches.over(completions.scheduler, completions.identity, streams=False)
             work += [(backend, one) for one in await completions.requests(wire, http)]
         reply = Reply(await begin(work, wire, http), call(aggregate.models[0]), wire)
         try:

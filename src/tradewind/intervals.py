@@ -1,4 +1,4 @@
-"""The 95 % interval of a share that was counted (Wilson 1927): it stays within 0 to 1, and is not empty at 0 of n.
+"""Intervals. Of a share that was counted, 95 % (Wilson 1927): it stays within 0 to 1, and is not empty at 0 of n.
 
 Trials are taken as independent; where they share a question or a store, the interval is narrower than the truth.
 """

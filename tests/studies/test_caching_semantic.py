@@ -1,0 +1,75 @@
+"""The study's pairs are what their class says, and thresholds of single entries keep to their bound."""
+
+import random
+
+import numpy as np
+import pytest
+
+from studies.caching.semantic_entries import Entry, replay
+from studies.caching.semantic_pairs import RIGHT, WRONG, _number, _polarity, intents, pairs
+from tradewind.caching.shadow import agreement
+from tradewind.corpus.records import Parameter, Record, Returned, Sections
+
+
+def record(number: int) -> Record:
+    name = f"pack.mod.work_{'abcdefghij'[number]}"
+    parameters = [
+        Parameter("axis", "int", str(number), f"The axis number {number} along which to work."),
+        Parameter("mode", "str", f"'m{number}'", f"Whether to keep the first or drop {number} of them."),
+    ]
+    sections = Sections(
+        f"Compute the minimum of kind {number} of an array.", f"This works in ascending order of item {number} only.",
+        parameters, [Returned("", "ndarray", f"The result of kind {number} as an array.")],
+    )  # fmt: skip
+    return Record(name, "pack", "1", "function", [], f"(axis={number}, mode='m{number}')", sections, family=name)
+
+
+def test_pairs_differ_in_what_their_class_says():
+    records = [record(number) for number in range(10)]
+    rng = random.Random(0)
+    pool = intents(records, rng, 10)
+    by_text = {text: (one.record.id, one.group, one.parts) for one in pool for text in one.wordings()}
+    gold = {text: one.gold for one in pool for text in one.wordings()}
+    made, _ = pairs(records, pool, 20, rng)
+    assert {pair.kind for pair in made} == {*RIGHT, *WRONG}
+    for pair in made:
+        assert pair.asked != pair.known
+        if pair.kind in ("other_symbol", "other_parameter", "other_kind", "paraphrase"):
+            one, other = by_text[pair.asked], by_text[pair.known]
+            same = [a == b for a, b in zip(one, other, strict=True)]
+            assert agreement(gold[pair.asked], gold[pair.known]).close == (pair.kind == "paraphrase")
+            assert same[0] == (pair.kind != "other_symbol") and same[1] == (pair.kind != "other_kind")
+            assert pair.kind != "other_parameter" or not same[2]
+            assert pair.kind != "paraphrase" or all(same)
+
+
+@pytest.mark.parametrize(
+    ("flip", "text", "other"),
+    [
+        (_polarity, "How do I sort in ascending order?", "How do I sort in descending order?"),
+        (_polarity, "Is it right that x must be set?", "Is it right that x must not be set?"),
+        (_number, "How do I sum over axis 0 of it?", "How do I sum over axis 1 of it?"),
+        (_number, "Is it right that it is float32 data?", "Is it right that it is float64 data?"),
+    ],
+)
+def test_a_turned_sentence_has_one_word_turned(flip, text, other):
+    assert flip(text, random.Random(0))[0] == other
+    assert flip("Is it right that nothing?", random.Random(0)) is None
+
+
+def test_an_entry_becomes_sure_of_what_was_right_and_unsure_of_what_was_wrong():
+    entry = Entry("x")
+    before = entry.sure(0.95)
+    for _ in range(20):
+        entry.learn(0.9, right=True)
+    assert entry.sure(0.95) > before
+    for _ in range(20):
+        entry.learn(0.95, right=False)
+    assert entry.sure(0.95) < 0.5
+
+
+@pytest.mark.parametrize("delta", [0.01, 0.05])
+def test_where_the_cache_is_always_wrong_it_serves_about_delta(delta):
+    vectors = {str(number): np.array([1.0, 0.0], np.float32) for number in range(3000)}
+    found = replay([(str(number), f"answer {number}") for number in range(3000)], vectors, delta, seed=0)
+    assert found.wrong == found.served <= 1.3 * delta * found.requests
