@@ -10,8 +10,9 @@
    replicas on one machine, the same again beside a second process gives how much they slow each other down.
 3. Load tests: the ramp, Poisson arrivals at shares of the ramp's highest requests/s, overload. The simulation plays the
    same phases, and its timings go through the same measurements.
-4. The error of each figure is predicted / measured - 1; by quantity its median and its worst. They carry over to the
-   plan for 10^3 to 10^6 users: where the true figure would lie if the error were any of those measured.
+4. The error of each figure is predicted / measured - 1; by quantity its median and its worst. Those of one replica carry
+   over to the plan for 10^3 to 10^6 users, which gives each replica a machine of its own: where the true figure would lie
+   if the error were any of those. Those of several replicas are of one shared machine; the report shows them beside.
 
 Written to reports/benchmarks/planning.json, by the number of replicas. Speculation is off in the server that is started
 here; a cluster's should be. Not covered: other machines than this one, networks, answers of unlike lengths (see --spread).

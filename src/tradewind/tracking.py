@@ -6,6 +6,8 @@ MLflow store lacks, keyed by the tag `tradewind.run_id`. So a fresh clone, or a 
 runs too. Only this module uses MLflow.
 """
 
+import csv
+import io
 import json
 import logging
 import os
@@ -145,16 +147,21 @@ def client() -> "MlflowClient":
 
 
 def import_runs(folder: str | Path = RUNS, client_: "MlflowClient | None" = None) -> int:
-    """Log every record under `folder` (reports/runs of a run) that the MLflow store lacks; returns how many there were."""
+    """Log every record under `folder` (reports/runs of a run) that the MLflow store lacks; returns how many there were.
+    One that is there keeps its figures, and gets the name and the part that it would get now."""
     store = client_ or client()
     imported = 0
     for path in sorted(Path(folder).rglob("*.json")):
         record = read_json(path)
         experiment = _experiment(store, record["question"])
         wanted = f"tags.`tradewind.run_id` = '{record['run_id']}'"
-        if not store.search_runs([experiment], wanted, max_results=1):
+        known = store.search_runs([experiment], wanted, max_results=1)
+        if not known:
             _import_run(store, experiment, record, Path(folder).resolve().parent.parent)
             imported += 1
+        elif known[0].info.run_name != run_name(record):
+            store.update_run(known[0].info.run_id, name=run_name(record))
+            store.set_tag(known[0].info.run_id, "part", part(record))
     return imported
 
 
@@ -165,12 +172,38 @@ def _experiment(store: "MlflowClient", name: str) -> str:
     return store.create_experiment(name, (home() / "mlartifacts" / name).as_uri() if local else None)
 
 
+def part(record: dict[str, Any]) -> str:
+    """What a record measured of its stage, by its parameters: parts of a benchmark, replicas; empty where it is the whole."""
+    params = record["params"]
+    parts = params.get("parts", [])
+    if record["stage"] == "planning" and "replicas" in params:
+        parts = [f"{params['replicas']}-replica{'' if params['replicas'] == 1 else 's'}"]
+    return "-".join(parts)
+
+
+def run_name(record: dict[str, Any]) -> str:
+    """The run's id, with its part behind the stage: cluster-routing-teacher-int8-20261124T012415-a5b0."""
+    stage, told = record["stage"], part(record)
+    return "-".join(one for one in (stage, told, record["run_id"].removeprefix(f"{stage}-")) if one)
+
+
+def as_csv(record: dict[str, Any]) -> str:
+    """The record's measurements as a table, which MLflow's page shows as one."""
+    lines = io.StringIO()
+    writer = csv.writer(lines)
+    writer.writerow(("name", "value", "low", "high", "unit", "n", "formula"))
+    for row in record["measurements"]:
+        low, high = row["interval"] or (None, None)
+        writer.writerow((row["name"], row["value"], low, high, row["unit"], row["n"], row["formula"]))
+    return lines.getvalue()
+
+
 def _import_run(store: "MlflowClient", experiment: str, record: dict[str, Any], root: Path) -> None:
     """The tag that tells an imported run comes last: what a kill leaves half made is imported anew."""
     from mlflow.entities import Metric, Param, RunTag
 
     started = int(datetime.fromisoformat(record["started"]).timestamp() * 1000)
-    run = store.create_run(experiment, start_time=started, run_name=record["run_id"])
+    run = store.create_run(experiment, start_time=started, run_name=run_name(record))
     run_id = run.info.run_id
     values = [(m["name"], m["value"]) for m in record["measurements"] if m["value"] is not None]
     values += [(f"{m['name']}.{end}", v) for m in record["measurements"] if m["interval"]
@@ -182,6 +215,7 @@ def _import_run(store: "MlflowClient", experiment: str, record: dict[str, Any], 
         tags=[RunTag(name, value) for name, value in _tags(record).items()],
     )
     store.log_dict(run_id, record, "record.json")
+    store.log_text(run_id, as_csv(record), "measurements.csv")
     for path in record["artifacts"]:
         if (root / path).exists():
             store.log_artifact(run_id, str(root / path))
@@ -191,6 +225,7 @@ def _import_run(store: "MlflowClient", experiment: str, record: dict[str, Any], 
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
     named = {key: record[key] for key in ("stage", "variant", "device", "git_commit") if record[key]}
+    named |= {"part": told} if (told := part(record)) else {}
     return {**named, **record["tags"]}
 
 
@@ -255,13 +290,29 @@ def champion(profile: str = "cpu") -> str:
 def side_by_side(address: str) -> str | None:
     """Where the MLflow page at `address` compares the last report's variants; None before the first report."""
     store = client()
-    runs: dict[str, tuple[str, str]] = {}  # variant -> run, experiment
+    newest: dict[str, Any] = {}
     for experiment in store.search_experiments():
         for run in store.search_runs([experiment.experiment_id], "tags.stage = 'report'", order_by=["start_time DESC"]):
-            runs.setdefault(run.data.tags["variant"], (run.info.run_id, experiment.experiment_id))
+            newest.setdefault(run.data.tags["variant"], run)
+    return _comparison(address, list(newest.values()))
+
+
+def serving_side_by_side(address: str) -> str | None:
+    """The same for the newest run of each of serving's stages, its parts and variants."""
+    store = client()
+    experiment = store.get_experiment_by_name("serving")
+    if experiment is None:
+        return None
+    newest: dict[tuple[str | None, ...], Any] = {}
+    for run in store.search_runs([experiment.experiment_id], order_by=["start_time DESC"]):
+        newest.setdefault(tuple(run.data.tags.get(name) for name in ("stage", "part", "variant", "scenario")), run)
+    return _comparison(address, list(newest.values()))
+
+
+def _comparison(address: str, runs: list[Any]) -> str | None:
     if not runs:
         return None
-    ids, experiments = [run for run, _ in runs.values()], sorted({experiment for _, experiment in runs.values()})
+    ids, experiments = [run.info.run_id for run in runs], sorted({run.info.experiment_id for run in runs})
     query = urlencode({"runs": json.dumps(ids), "experiments": json.dumps(experiments)})
     return f"{address}/#/compare-runs?{query}"
 
@@ -278,8 +329,10 @@ def main() -> None:
     folders = [RUNS, *sorted(home().glob("runs/*/reports/runs"))]
     print(f"imported {sum(import_runs(folder) for folder in folders)} runs into {tracking_uri()}")
     if not options.import_only:
-        if link := side_by_side(f"http://127.0.0.1:{options.port}"):
-            print(f"the variants side by side: {link}", flush=True)
+        address = f"http://127.0.0.1:{options.port}"
+        for what, link in (("variants", side_by_side(address)), ("serving runs", serving_side_by_side(address))):
+            if link:
+                print(f"the {what} side by side: {link}", flush=True)
         os.environ.setdefault("PYTHONWARNINGS", "ignore")  # its own deprecations, at every request
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(options.port),
                    "--backend-store-uri", tracking_uri()]  # fmt: skip

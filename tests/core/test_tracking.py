@@ -3,6 +3,7 @@ import sqlite3
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -40,6 +41,48 @@ def test_records_are_imported_once_with_values_intervals_and_tags(store):
     assert found.data.tags["tradewind.run_id"] == run.run_id
     assert found.data.tags["engine"] == "ort"
     assert found.data.tags["device"] == read_json("reports/runs/teacher-int8.json")["device"]
+
+
+def _part(stage, params, path):
+    with record_run(
+        stage=stage, question="serving", variant="v", params=params, path=f"reports/runs/{path}.json"
+    ) as run:
+        run.log(Measurement("rate", 2.5, "1/s", n=3, interval=(2.0, 3.0), formula="a, b"))
+    return run.run_id
+
+
+def test_names_tell_parts_and_serving_is_compared_over_them(store, tmp_path):
+    assert tracking.serving_side_by_side("http://h") is None
+    ids = {
+        "cluster-routing": _part("cluster", {"parts": ["routing"]}, "a"),
+        "cluster-overload": _part("cluster", {"parts": ["overload"]}, "b"),
+        "planning-1-replica": _part("planning", {"replicas": 1}, "c"),
+        "planning-2-replicas": _part("planning", {"replicas": 2}, "d"),
+        "chaos": _part("chaos", {"replicas": 2}, "e"),
+    }
+    tracking.import_runs()
+    experiment = store.get_experiment_by_name("serving").experiment_id
+    found = {run.data.tags["tradewind.run_id"]: run for run in store.search_runs([experiment])}
+    for name, run_id in ids.items():
+        assert found[run_id].info.run_name == f"{name}-{run_id.partition('-')[2]}"
+    link = urlsplit(tracking.serving_side_by_side("http://h"))
+    shown = json.loads(parse_qs(link.fragment.partition("?")[2])["runs"][0])
+    assert sorted(shown) == sorted(run.info.run_id for run in found.values())
+    path = store.download_artifacts(found[ids["chaos"]].info.run_id, "measurements.csv", str(tmp_path))
+    assert Path(path).read_text().splitlines()[1] == 'rate,2.5,2.0,3.0,1/s,3,"a, b"'
+
+
+def test_a_run_imported_under_another_name_is_renamed(store):
+    _part("cluster", {"parts": ["hop"]}, "a")
+    tracking.import_runs()
+    experiment = store.get_experiment_by_name("serving").experiment_id
+    (run,) = store.search_runs([experiment])
+    name = run.info.run_name
+    store.update_run(run.info.run_id, name="old")
+    store.delete_tag(run.info.run_id, "part")
+    assert tracking.import_runs() == 0
+    again = store.get_run(run.info.run_id)
+    assert (again.info.run_name, again.data.tags["part"]) == (name, "hop")
 
 
 def test_a_run_starts_where_the_one_before_it_ended(store):

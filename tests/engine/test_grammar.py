@@ -187,6 +187,11 @@ def test_bad_structures_are_refused(case: str) -> None:
     assert time.process_time() - start < 10  # bounded: the worst of these would take minutes
 
 
+def test_a_bad_regex_is_told_with_its_cause() -> None:
+    with pytest.raises(BadStructure, match=r"regex parse error: unclosed character class$"):
+        compiled(Structure("regex", "(["))
+
+
 def test_a_structure_that_proves_too_complex_on_the_way_says_so() -> None:
     many_fields = json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(900)}})
     with pytest.raises(BadStructure, match="max is 2000"):

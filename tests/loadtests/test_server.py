@@ -60,3 +60,11 @@ def _once(words, said) -> str:
     while words(said) == "none" and time.monotonic() < deadline:
         time.sleep(0.01)
     return words(said)
+
+
+@pytest.mark.parametrize(
+    "url", ["garbage", "localhost:8000", "ftp://host:1", "http://", "http://host:port", "http://["]
+)
+def test_what_is_no_address_is_told_at_once(url: str) -> None:
+    with pytest.raises(UserError, match="is no address of a server"):
+        server.await_ready(url, check=lambda: pytest.fail("it was tried"))

@@ -113,9 +113,21 @@ def test_prompts_that_do_not_fit(quick: Served, body: dict[str, object], param: 
 
 
 def test_huge_max_tokens_do_not_fit_the_context(quick: Served) -> None:
+    """The prompt would: the answer's length is at fault, by the name that it was given."""
+    asked = {name: value for name, value in GOOD.items() if name != "max_tokens"}
     with quick.http() as http:
-        reply = http.post(CHAT, json=GOOD | {"max_tokens": 10**9})
-    assert error_of(reply) == (400, "context_length_exceeded", "messages")
+        for name in ("max_tokens", "max_completion_tokens"):
+            reply = http.post(CHAT, json=asked | {name: 10**9})
+            assert error_of(reply) == (400, "context_length_exceeded", name)
+        long = {"messages": [{"role": "user", "content": "x" * 600}]}
+        assert error_of(http.post(CHAT, json=GOOD | long)) == (400, "context_length_exceeded", "messages")
+
+
+def test_a_length_beyond_all_is_refused_before_the_body_comes(quick: Served) -> None:
+    host, port = quick.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), WAIT) as client:
+        client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99999999999\r\n\r\n".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize("length", [True, False])

@@ -94,7 +94,7 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise BadStructure(_first_line(self._matcher.get_error()))
+            raise BadStructure(_shortly(self._matcher.get_error()))
 
 
 class Grammar:
@@ -132,10 +132,10 @@ class Grammars:
         except BadStructure:
             raise
         except Exception as error:  # the library's readers raise bare Exceptions
-            raise BadStructure(_first_line(str(error))) from None
+            raise BadStructure(_shortly(str(error))) from None
         start = LLMatcher(self._vocabulary, source, log_level=0, limits=LIMITS)
         if start.is_error():
-            raise BadStructure(_first_line(start.get_error()))
+            raise BadStructure(_shortly(start.get_error()))
         grammar = Grammar(structure, start, self._tokenizer.vocab_size)
         if not grammar.matcher().allowed().any():  # some errors show at the first token only
             raise BadStructure("no text keeps to it")
@@ -207,5 +207,8 @@ READERS: dict[Kind, Callable[[str], str]] = {
 }
 
 
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0][:300] or "it cannot be read"
+def _shortly(text: str) -> str:
+    """On one line: the first, and the cause that the library names further down."""
+    first, *more = text.split("\n")
+    cause = next((line.removeprefix("error: ") for line in more if line.startswith("error: ")), "")
+    return " ".join(part for part in (first[: 298 - len(cause)], cause) if part)[:300] or "it cannot be read"

@@ -169,6 +169,7 @@ class ContextTooLong(Refused):
             f"({prompt} in the prompt, {answer} in the answer)."
         )
         self._of = (prompt, answer, max_len)
+        self.prompt_fits = prompt < max_len
 
     def __reduce__(self) -> tuple[type["ContextTooLong"], tuple[int, int, int]]:
         return type(self), self._of

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
+from urllib.parse import urlsplit
 
 from tradewind.errors import UserError
 
@@ -98,7 +99,15 @@ def _pump(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> N
 
 
 def await_ready(url: str, seconds: float = START_SECONDS, check: Callable[[], None] = lambda: None) -> None:
-    """Until /ready says so. Raises UserError after `seconds`, or what `check`, called before each try, raises."""
+    """Until /ready says so. Raises UserError after `seconds`, or at once where `url` is none; or what `check`, called
+    before each try, raises."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UserError(f"{url!r} is no address of a server: http://HOST:PORT is")
     deadline = time.monotonic() + seconds
     why = "no answer"
     while time.monotonic() < deadline:

@@ -101,8 +101,8 @@ def true_range(predicted: float, error: Mapping[str, float]) -> tuple[float, flo
 def paper(
     counts: Iterable[int], think_s: float, one: Needed, system: System, price: float, error: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Replicas, one a machine, for crowds of so many users; their cost a month at `price` an hour. Ranges are those of the
-    measured errors: of requests/s for replicas and cost, of TTFT for TTFT."""
+    """Replicas, one a machine, for crowds of so many users; their cost a month at `price` an hour. error: by quantity, of a
+    run that had a machine of its own too. Ranges follow from it: of requests/s for replicas and cost, of TTFT for TTFT."""
     rows = []
     for users in counts:
         rate = Crowd(users, think_s).most_per_s

@@ -9,7 +9,33 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
+def origin(data: Mapping[str, Any]) -> str:
+    """Variant, device, commit and run of a report, as far as it names them."""
+    commit, run = data.get("git_commit"), data.get("run_id")
+    facts = [
+        data.get("variant"),
+        data.get("device"),
+        f"commit {commit}" if commit else None,
+        f"run {run}" if run else None,
+    ]
+    return ", ".join(str(fact) for fact in facts if fact)
+
+
 def source(data: Mapping[str, Any]) -> str:
     """On what it was measured."""
-    facts = [data.get("variant"), data.get("device"), f"commit {data['git_commit']}" if "git_commit" in data else None]
-    return "\n" + ", ".join(str(fact) for fact in facts if fact) + ".\n"
+    return f"\n{origin(data)}.\n"
+
+
+def sources(named: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where parts of a table were measured apart: a line that tells each, those of one origin together."""
+    parts: dict[str, list[str]] = {}
+    for name, data in named.items():
+        parts.setdefault(origin(data), []).append(name)
+    if len(parts) == 1:
+        return f"\n{next(iter(parts))}.\n"
+    return "\n" + "; ".join(f"{', '.join(names)}: {told}" for told, names in parts.items()) + ".\n"
+
+
+def listed(parts: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)

@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from tradewind.report.markdown import source, table
+from tradewind.report.markdown import listed, source, sources, table
 from tradewind.report.readme import Reports
 from tradewind.report.serving_cluster import chaos, cluster, on_chaos, on_cluster
+from tradewind.report.serving_planning import errors, on_planning, paper
 
 MADE_BY = {
     "benchmarks/overhead": "python -m benchmarks.overhead",
@@ -43,6 +44,19 @@ def section(name: str, shown: Callable[[Any], str]) -> Callable[[Reports], str]:
         return missing(name) if data is None else shown(data)
 
     return text
+
+
+def with_commit(reports: Reports, name: str, run: str) -> Any:
+    """The report, with the commit of its run's record, where that is of the same run; None where there is no report."""
+    data, record = found(reports, name), found(reports, f"runs/{run}")
+    if data is None or record is None or record["run_id"] != data.get("run_id"):
+        return data
+    return data | {"git_commit": record["git_commit"]}
+
+
+def _steady_section(reports: Reports) -> str:
+    data = with_commit(reports, "loadtest/steady", "loadtest-steady")
+    return missing("loadtest/steady") if data is None else _steady(data)
 
 
 def _steady(data: Any) -> str:
@@ -98,13 +112,29 @@ def _llama_cpp(data: Any) -> str:
 
 def _equivalence(data: Any) -> str:
     names = list(data)
-    ways = list(dict.fromkeys(way for name in names for way in data[name]["ways"]))
+    ways = sorted({way for name in names for way in data[name]["ways"]}, key=lambda way: (_last(way), way))
     rows = []
     for way in ways:
         seen = [data[name]["ways"].get(way) for name in names]
         rows.append([way, *("-" if one is None else f"{one['differing']} of {one['answers']}" for one in seen)])
-    tokens = ", ".join(f"{name}: {data[name]['tokens']} tokens each" for name in names)
-    return table(["way of running: answers that differ", *names], rows) + f"\n{tokens}.\n" + source(data[names[0]])
+    head = ["way of running: answers that differ", *names]
+    notes = [
+        f"{name}: {one['tokens']} tokens each, {one['threads']} thread{'s' if one['threads'] != 1 else ''}"
+        for name, one in data.items()
+    ]
+    moved = [
+        f"{name}: {one['resumed']} of {one['answers']} answers went on at another replica ({way})"
+        for name in names
+        for way, one in data[name]["ways"].items()
+        if one.get("resumed")
+    ]
+    text = f'\n{"; ".join(notes)}. {"".join(f"{one}. " for one in moved)}"-": not run.\n'
+    return table(head, rows) + text + sources(data)
+
+
+def _last(way: str) -> int:
+    """Ways in one process, then those through a cluster."""
+    return ("through the cluster", "after failover").index(way) + 1 if "cluster" in way or "failover" in way else 0
 
 
 def _bandwidth(data: Any) -> str:
@@ -150,68 +180,39 @@ def _clients(data: Any) -> str:
         table(["client", "version", "checks passed"], rows)
         + "\nThe same load by AIPerf and by this project's client, in turns: AIPerf's figure / ours.\n\n"
         + table(["streams", *PARTS.values()], agree)
+        + f"\n{_disagreement(data)}\n"
         + source(data)
     )
 
 
-PARTS = {"ttft_ms": "TTFT", "itl_ms": "ITL", "requests_per_s": "requests/s", "prompt_tokens": "prompt tokens"}
+AGREED = 0.1
 
 
-QUANTITIES = {
-    "requests_per_s": "requests/s",
-    "goodput_per_s": "goodput, requests/s",
-    "ttft_p50_ms": "TTFT p50",
-    "ttft_p95_ms": "TTFT p95",
-    "itl_p50_ms": "ITL p50",
-    "knee_users": "knee, users",
-}
-
-
-def _errors(data: Any) -> str:
-    rows = []
-    for replicas, one in data.items():
-        for quantity in [name for name in QUANTITIES if name in one["errors_by_quantity"]]:
-            error = one["errors_by_quantity"][quantity]
-            cells = [f"{100 * error[key]:+.0f} %" for key in ("median", "worst")]
-            rows.append([QUANTITIES[quantity], replicas, *cells, str(error["n"])])
-    first = next(iter(data.values()))
-    times = first["service"]["times"]
-    tail = (
-        f"\nError: predicted / measured - 1. Fitted on the bare engine: {times['prefill_rate']:.0f} prompt tokens/s and "
-        f"{1000 * times['call']:.1f} ms a chunk, {1000 * times['step']:.1f} ms a step and {1000 * times['row']:.2f} ms an "
-        f"answer in it; {1000 * times['overhead']:.1f} ms a request outside the engine. The machine's own drift over the "
-        f"run: {first['service']['drift']:.2f} times.\n"
-    )
-    return table(["figure", "replicas", "median error", "worst", "compared"], rows) + tail + source(first)
-
-
-def _paper(data: Any) -> str:
-    one = data.get("1")
-    if one is None:
-        return missing("benchmarks/planning")
-    rows = []
-    for row in one["paper"]:
-        cells = [f"{row['rate']:.1f}", _range(row["replicas"], row["replicas_range"], ",.0f")]
-        cells += [_range(row[name], row[f"{name}_range"], ",.0f") for name in ("ttft_p50_ms", "ttft_p95_ms")]
-        cells += [
-            f"{100 * row['utilization']:.0f} %",
-            _range(row["cost_per_month"], row["cost_per_month_range"], ",.0f"),
+def _disagreement(data: Any) -> str:
+    """Where two clients differ by more than AGREED, by how much, and what each repeat gave."""
+    apart = []
+    for streams, row in data["streams"].items():
+        names = [name for name in PARTS if abs(row["ratios"][name] - 1) > AGREED]
+        told = [
+            f"{PARTS[name]} {100 * (row['ratios'][name] - 1):+.0f} % ({_repeats(row['repeats'], name)})"
+            for name in names
         ]
-        rows.append([f"{row['users']:,}", *cells])
-    head = ["users", "requests/s", "replicas [range]", "TTFT p50, ms", "TTFT p95, ms", "busy", "USD a month"]
-    work, best = one["work"], one["capacity"]
-    goals = f"TTFT {work['slo']['ttft_ms'] / 1000:g} s, mean gap {work['slo']['itl_ms']:g} ms"
-    tail = (
-        f"\nOne question per user each {work['think_s'] / 60:g} minutes, {one['lone']['prompt_tokens']} tokens in and "
-        f"{work['answer_tokens']} out. One replica, alone on its machine, keeps the goals ({goals}) for 95 % of the answers "
-        f"up to {best['rate']:.2f} requests/s. Ranges: the true figure if the prediction's error is any of those measured. "
-        f"No spare replicas, no peaks above the mean rate. Price: {work['price_per_hour']} USD an hour; {work['price_of']}.\n"
+        if told:
+            apart.append(f"with {streams} streams by {listed(told)}")
+    if not apart:
+        return f"They agree within {AGREED:.0%} everywhere."
+    repeats = data["load"]["repeats"]
+    return (
+        f"They agree within {AGREED:.0%} but for these: {'; '.join(apart)}. The ratio is the median of {repeats} repeats; in "
+        "brackets what each gave, AIPerf's / ours. A figure on which they disagree is confirmed by neither."
     )
-    return table(head, rows) + tail
 
 
-def _range(value: float, between: list[float], form: str) -> str:
-    return f"{value:{form}} [{between[0]:{form}}, {between[1]:{form}}]"
+def _repeats(repeats: list[Any], name: str) -> str:
+    return ", ".join(f"{one['aiperf'][name]:.3g} / {one['ours'][name]:.3g}" for one in repeats)
+
+
+PARTS = {"ttft_ms": "TTFT", "itl_ms": "ITL", "requests_per_s": "requests/s", "prompt_tokens": "prompt tokens"}
 
 
 def _decision(reports: Reports) -> str:
@@ -219,7 +220,7 @@ def _decision(reports: Reports) -> str:
         ("benchmarks/overload", _on_overload, "overload"),
         ("benchmarks/llama_cpp", _on_peer, "one process"),
         ("benchmarks/equivalence", _on_equality, "batching"),
-        ("benchmarks/planning", _on_replicas, "replica counts"),
+        ("benchmarks/planning", on_planning, "replica counts"),
         ("benchmarks/cluster", on_cluster, "routing"),
         ("benchmarks/chaos", on_chaos, "failover"),
     )
@@ -238,18 +239,30 @@ def _on_overload(data: Any) -> str:
     row = data["factors"][worst]
     slowest = max(one["refused_ms"]["p99"] for one in data["factors"].values() if one["refused_ms"])
     return (
-        f"**Refuse early.** At {worst} times its capacity the server answers {row['accepted']} of {row['sent']} requests, "
-        f"{100 * (row['ttft_within_goal'] or 0):.0f} % of those with a first token within the goal. The others are told to "
-        f"come back, in at most {slowest:.0f} ms (p99, the worst of all factors; goal {row['refused_goal_ms']:.0f} ms)."
+        f"**Refuse early.** At {worst} times its capacity one server process answers {row['accepted']} of {row['sent']} "
+        f"requests, {100 * (row['ttft_within_goal'] or 0):.0f} % of those with a first token within the goal. The others "
+        f"are told to come back, in at most {slowest:.0f} ms (p99, worst factor; goal {row['refused_goal_ms']:.0f} ms)."
     )
 
 
 def _on_peer(data: Any) -> str:
     shown = ", ".join(f"{name} {one['tokens_per_s_at_8']['ratio']:.2f}" for name, one in data["variants"].items())
-    return (
+    slower = [(name, key, one[key]) for name, one in data["variants"].items() for key in PEERS if one[key]["ratio"] < 1]
+    text = (
         "**One process batches before another is started.** With eight streams its tokens/s are, in times those of "
         f"llama.cpp's server: {shown}."
     )
+    if not slower:
+        return f"{text} It is slower in nothing that was measured."
+    sure: list[str] = []
+    unsure: list[str] = []
+    for name, key, one in slower:
+        (sure if one["interval"][1] < 1 else unsure).append(
+            f"{name} in {PEERS[key]} {one['ratio']:.2f} [{one['interval'][0]:.2f}, {one['interval'][1]:.2f}]"
+        )
+    parts = [f"It is slower: {'; '.join(sure)}."] if sure else []
+    parts += [f"Below 1, with 1 in the interval: {'; '.join(unsure)}."] if unsure else []
+    return f"{text} {' '.join(parts)}"
 
 
 def _on_equality(data: Any) -> str:
@@ -258,25 +271,8 @@ def _on_equality(data: Any) -> str:
     return f"**Batching is always on.** Of {answers} greedy answers in all ways of running them, {differing} differ."
 
 
-def _on_replicas(data: Any) -> str:
-    if "1" not in data:
-        return missing("benchmarks/planning").strip()
-    one = data["1"]
-    rate, tail = (one["errors_by_quantity"][name] for name in ("requests_per_s", "ttft_p95_ms"))
-    needed = "; ".join(
-        f"{row['users']:,} users: {_range(row['replicas'], row['replicas_range'], ',.0f')} replicas for "
-        f"{row['cost_per_month']:,.0f} USD a month"
-        for row in one["paper"]
-    )
-    return (
-        f"**Buy by the plan, with its error as margin.** In requests/s it is off by {100 * rate['median']:+.0f} % in the "
-        f"median and {100 * rate['worst']:+.0f} % at worst; in TTFT p95 by {100 * tail['median']:+.0f} % and "
-        f"{100 * tail['worst']:+.0f} %. {needed}."
-    )
-
-
 SECTIONS: dict[str, Callable[[Reports], str]] = {
-    "serving_steady": section("loadtest/steady", _steady),
+    "serving_steady": _steady_section,
     "serving_overhead": section("benchmarks/overhead", _overhead),
     "serving_llama_cpp": section("benchmarks/llama_cpp", _llama_cpp),
     "serving_equivalence": section("benchmarks/equivalence", _equivalence),
@@ -285,7 +281,7 @@ SECTIONS: dict[str, Callable[[Reports], str]] = {
     "serving_cluster": section("benchmarks/cluster", cluster),
     "serving_chaos": section("benchmarks/chaos", chaos),
     "serving_clients": section("benchmarks/outside_clients", _clients),
-    "serving_errors": section("benchmarks/planning", _errors),
-    "serving_paper": section("benchmarks/planning", _paper),
+    "serving_errors": section("benchmarks/planning", errors),
+    "serving_paper": section("benchmarks/planning", paper),
     "serving_decision": _decision,
 }

@@ -9,10 +9,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
+from tradewind.report.markdown import origin
 from tradewind.report.readme import Reports
 from tradewind.report.serving import PEERS, found
+from tradewind.report.serving_planning import if_shared, replica_count
 
 DIGEST = "Data"
 OURS, PEER, GREY = "#1f77b4", "#d95f02", "#7f7f7f"
@@ -24,15 +27,24 @@ def draw(name: str, reports: Reports) -> bytes | None:
     data = found(reports, report)
     if data is None:
         return None
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    room = ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94))  # the line below says what was measured on what
+    figure = Figure(figsize=(9, 3.6), layout=room)
     FigureCanvasAgg(figure)
     drawn(figure, data)
+    figure.text(0.995, 0.012, _origins(data), ha="right", fontsize=7, color="#555555")
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.title.set_fontsize(10)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None, DIGEST: digest(data)})
     return file.getvalue()
+
+
+def _origins(data: Any) -> str:
+    """What was measured on what: of the report, or of its parts."""
+    if "device" in data:
+        return origin({"variant": ", ".join(data.get("variants", ()))} | data)
+    return "; ".join(f"{replica_count(name)}: {origin(data[name])}" for name in sorted(data, key=int))
 
 
 def digest(data: Any) -> str:
@@ -47,7 +59,7 @@ def drawn_from(png: bytes) -> str | None:
 
 
 def _draw_overload(figure: Figure, data: Any) -> None:
-    left, right = figure.subplots(1, 2)
+    left, middle, right = figure.subplots(1, 3)
     factors = sorted(data["factors"], key=float)
     rows, places = [data["factors"][factor] for factor in factors], range(len(factors))
     seconds = data["work"]["seconds"]
@@ -57,20 +69,27 @@ def _draw_overload(figure: Figure, data: Any) -> None:
         left.bar(places, heights, bottom=bottom, color=colour, label=words)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     left.axhline(data["capacity_per_s"], color=PEER, ls="--", lw=1, label="capacity, closed loop")
-    left.set(title="What became of the arrivals", ylabel="requests/s", xlabel="arrivals, times the capacity")
-    for share, colour in (("p50", OURS), ("p99", PEER)):
-        right.plot(
-            places, [row["ttft_ms"][share] for row in rows], "o-", color=colour, label=f"TTFT of answered, {share}"
-        )
-        right.plot(
-            places, [row["refused_ms"][share] for row in rows], "s--", color=colour, label=f"429 of refused, {share}"
-        )
-    right.axhline(data["work"]["ttft_goal_ms"], color=GREY, lw=1, ls=":", label="TTFT goal")
-    right.set(title="How long it took", ylabel="ms", xlabel="arrivals, times the capacity", yscale="log")
-    for axes in (left, right):
+    left.set(title="What became of the arrivals", ylabel="requests/s")
+    _against_goal(middle, [row["ttft_ms"] for row in rows], data["work"]["ttft_goal_ms"], "TTFT of the answered, ms")
+    _against_goal(right, [row["refused_ms"] for row in rows], rows[0]["refused_goal_ms"], "429 of the refused, ms")
+    for axes in (left, middle, right):
         axes.set_xticks(places, [f"{factor}x" for factor in factors])
-    left.legend(fontsize=8)
-    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set(xlabel="arrivals, times the capacity")
+        axes.legend(fontsize=7)
+
+
+def _against_goal(axes: Axes, seen: list[Any], goal: float, title: str) -> None:
+    """p50 and p99, the latter with figures, and the line that they are to stay below."""
+    for share, colour in (("p50", OURS), ("p99", PEER)):
+        values = [one[share] if one else 0.0 for one in seen]
+        axes.plot(range(len(values)), values, "o-", color=colour, label=share)
+    for place, value in enumerate(values):  # of p99
+        shift = (0, -12 if 0.7 * goal < value < goal else 6)  # away from the goal's line
+        axes.annotate(f"{value:,.0f}", (place, value), shift, textcoords="offset points", ha="center", fontsize=7)
+    axes.axhline(goal, color=GREY, lw=1.2, ls="--", label=f"goal: below {goal:,.0f}")
+    axes.set(title=title)
+    axes.set_xlim(-0.4, len(seen) - 0.6)
+    axes.set_ylim(0, 1.35 * max(goal, axes.get_ylim()[1]))
 
 
 def _draw_peer(figure: Figure, data: Any) -> None:
@@ -101,7 +120,7 @@ def _draw_ramp(figure: Figure, data: Any) -> None:
             _curve(axis, data[replicas], name, colour, replicas)
     for axis in axes:
         axis.set_ylim(bottom=0)  # when all is drawn: it keeps the top as it is then
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=4)
 
 
 def _curve(axes: Axes, one: Any, name: str, colour: str, replicas: str) -> None:
@@ -121,8 +140,14 @@ def _draw_crowds(figure: Figure, data: Any) -> None:
     for axes, key, words in ((left, "replicas", "replicas"), (right, "cost_per_month", "USD a month")):
         values, between = [row[key] for row in rows], [row[f"{key}_range"] for row in rows]
         axes.fill_between(users, [low for low, _ in between], [high for _, high in between], color=OURS, alpha=0.25,
-                          label="range of the measured error")  # fmt: skip
-        axes.plot(users, values, "o-", color=OURS, label="predicted")
+                          label="if as far off as one replica alone")  # fmt: skip
+        axes.plot(users, values, "o-", color=OURS, label="predicted, no reserve")
+        needed = [if_shared(row, data) for row in rows]
+        if all(needed):
+            worst = [
+                one[1] * value / row["replicas"] for one, value, row in zip(needed, values, rows, strict=True) if one
+            ]
+            axes.plot(users, worst, "--", color=PEER, lw=1, label="if as far off as several on one machine, worst")
         axes.set(title=words, xlabel="users", xscale="log", yscale="log")
     left.legend(fontsize=8)
 

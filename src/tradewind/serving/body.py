@@ -14,7 +14,8 @@ from tradewind.serving.errors import ApiError
 
 T = TypeVar("T", bound=BaseModel)
 DRAINED = 32 << 20
-"""Bytes of an oversized body read and thrown away, so that its sender gets to read the answer."""
+"""Bytes of an oversized body read and thrown away, so that its sender gets to read the answer. One that says it is larger
+is answered before it comes."""
 WORDS = (
     (re.compile(r"a valid dictionary( or instance of \w+)?"), "an object"),
     (re.compile("a valid tuple"), "an array"),
@@ -30,6 +31,8 @@ async def read_bytes(request: Request, limit: int) -> bytes:
     """Raises ApiError."""
     pieces: list[bytes] = []
     size = 0
+    if int(request.headers.get("content-length", 0)) > DRAINED:
+        raise ApiError("request_too_large", f"The body is larger than {limit} bytes.")
     async for piece in request.stream():
         size += len(piece)
         if size <= limit:

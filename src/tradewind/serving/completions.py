@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tradewind.engine.grammar import BadStructure, Grammar, Grammars
 from tradewind.engine.requests import (
     Cancelled,
+    ContextTooLong,
     DeadlineExceeded,
     Delta,
     Done,
@@ -167,12 +168,20 @@ def priority(wire: Wire, principal: Principal) -> int:
     return wire.priority
 
 
+def at_fault(error: Refused, wire: Wire) -> str:
+    """The field that a refusal is about: where the prompt alone would fit, the answer's length, if it was given."""
+    if isinstance(error, ContextTooLong) and error.prompt_fits:
+        given = [name for name in ("max_completion_tokens", "max_tokens") if getattr(wire, name, None)]
+        return given[0] if given else PROMPT_FIELD[type(wire)]
+    return PROMPT_FIELD[type(wire)]
+
+
 async def begin(work: Sequence[Work], wire: Wire, http: HttpRequest) -> Generation:
     """Raises ApiError where a limit or a scheduler refuses."""
     try:
         return await Generation(work, http).start()
     except Refused as error:
-        raise refusal(error, PROMPT_FIELD[type(wire)]) from None
+        raise refusal(error, at_fault(error, wire)) from None
 
 
 class Reply:
@@ -289,7 +298,7 @@ class Reply:
             field = self.wire.structure_field
             return ApiError("invalid_value", f"Invalid value for {field}: {event.error}.", field)
         if isinstance(event, Failed) and isinstance(event.error, Refused):
-            return refusal(event.error, PROMPT_FIELD[type(self.wire)])
+            return refusal(event.error, at_fault(event.error, self.wire))
         if isinstance(event, Failed) and isinstance(event.error, DeadlineExceeded):
             return ApiError("request_timeout", "The request took longer than it may.")
         if isinstance(event, Failed):

@@ -66,7 +66,7 @@ class ApiError(Exception):
 
 
 def refusal(error: Refused, param: str) -> ApiError:
-    """The scheduler's refusal as an API error; `param` is the field that holds the prompt."""
+    """The scheduler's refusal as an API error; `param` is the field at fault."""
     codes = {ContextTooLong: "context_length_exceeded", BadRequest: "invalid_value"}
     codes |= {QueueFull: "slow_down", Closed: "server_is_overloaded", Unavailable: "server_is_overloaded"}
     code = codes[type(error)]
