@@ -25,6 +25,7 @@ from ray.serve._private.api import serve_start
 from ray.serve.schema import ApplicationStatus
 
 from tradewind.cluster.plan import Json, Plan, schema
+from tradewind.cluster.room import ray_cpus
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.load.server import await_ready, terminated_as_exit
@@ -164,11 +165,9 @@ def started(plan: Plan) -> Iterator[Cluster]:
     listener = bind(plan.host, plan.port)
     plan = plan.changed(port=listener.getsockname()[1])
     listener.close()
-    # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
-    cores = max(os.cpu_count() or 1, 2 * plan.most_replicas)
     _set_up()
     _make_secret(token_file())
-    _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
+    _init(include_dashboard=False, num_cpus=ray_cpus(plan), object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
     with _ended(), terminated_as_exit():  # after Ray, which sets a handler of its own
         config = schema(plan.config)
         client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
