@@ -31,6 +31,8 @@ def up(given: argparse.Namespace) -> None:
         cluster.deploy(cluster.plan)
         print(f"serving {plan.model} by {plan.replicas} replicas at {cluster.url}/v1", flush=True)
         cluster.watch()
+        print("ending: accepted calls are answered first", flush=True)
+    print("ended", flush=True)
 
 
 def update(given: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from ray.serve.schema import ApplicationStatus
 
 from tradewind.cluster.plan import Json, Plan, schema
 from tradewind.cluster.room import ray_cpus
+from tradewind.cluster.status import lines
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.load.server import await_ready, terminated_as_exit
@@ -38,7 +39,7 @@ SWITCH_S = 2.0
 """In which proxies learn that another API takes the calls."""
 OBJECTS = 128 << 20
 """Bytes of Ray's object store, through which no token goes."""
-NAMESPACE, NOTE = "serve", "cluster.json"
+NAMESPACE, NOTE, UPDATE = "serve", "cluster.json", "cluster.update"
 FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
@@ -105,15 +106,8 @@ class Cluster:
         write_json(home() / NOTE, note)
 
     def status(self) -> list[str]:
-        """A line an application."""
-        return [
-            f"{name}: {app.status.value}"
-            + "".join(
-                f", {deployment}: {sum(one.replica_states.values())} replicas ({one.status.value})"
-                for deployment, one in app.deployments.items()
-            )
-            for name, app in serve.status().applications.items()
-        ]
+        """See `cluster.status`."""
+        return list(lines(self.plan, self.url, self._client.get_serve_details()))
 
     def watch(self) -> None:
         """Until SIGINT or SIGTERM."""
@@ -148,7 +142,7 @@ def reason(app: Any) -> str:
 @contextmanager
 def alone() -> Iterator[None]:
     """One update at a time; the lock goes with its process. Raises UserError."""
-    with open(home() / "cluster.update", "w") as file:
+    with open(home() / UPDATE, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -181,7 +175,8 @@ def _ended() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this is what it asks for
-        (home() / NOTE).unlink(missing_ok=True)
+        for name in (NOTE, UPDATE):
+            (home() / name).unlink(missing_ok=True)
         serve.shutdown()
         ray.shutdown()
 
