@@ -3,7 +3,7 @@
     locust -f loadtests/failover.py --host http://127.0.0.1:8000 --run-time 60s
 
 Three phases of one load: before, during, after. The first answer to a question is what later ones are compared with. It
-kills nothing: `python -m tradewind.load failover` does, around the middle of the run, where it started the cluster.
+kills nothing: `python -m tradewind.load failover` does, around the middle of the run, in a cluster that it starts.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import yaml
 
 from tests.support import ROOT
 from tradewind.cluster.deploy import alone
-from tradewind.cluster.plan import Plan
+from tradewind.cluster.plan import Plan, schema
 from tradewind.cluster.settings import ApiArgs, EngineArgs
 from tradewind.errors import UserError
 
@@ -83,6 +83,21 @@ WRONG: dict[str, tuple[Callable[[Json], object], str]] = {
         ),
         "args.aliases.a: names one engine, or says exact: false",
     ),
+    "a wrong name of an engine, not the alias to it": (
+        lambda c: api(c)["args"].update(engines=["engine2"]),
+        "args.engines: no application 'engine2' of engines",
+    ),
+    "no such port": (lambda c: c["http_options"].update(port=80000), "http_options.port: 80000 is not in 0..65535"),
+    "no proxy": (lambda c: c.update(proxy_location="Disabled"), "proxy_location: Disabled"),
+    "another prefix": (lambda c: api(c).update(route_prefix="/api"), "route_prefix: the API is served at /"),
+    "statistics without end": (
+        lambda c: engine(c)["deployments"][0]["request_router_config"].update(request_routing_stats_period_s=0),
+        "deployment Engine: request_router_config: request_routing_stats_period_s: Input should be greater than 0",
+    ),
+    "a router that is not there": (
+        lambda c: engine(c)["deployments"][0]["request_router_config"].update(request_router_class="no.where:Router"),
+        "No module named 'no'",
+    ),
     "no API": (lambda c: c["applications"].remove(api(c)), "0 applications have the import_path"),
     "no engine": (lambda c: c["applications"].remove(engine(c)), "no application has the import_path"),
     "no applications": (lambda c: c.pop("applications"), "applications: Field required"),
@@ -114,6 +129,18 @@ def test_what_is_no_file_of_it(tmp_path: Path, text: str, words: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=words):
         Plan.read(path)
+
+
+def test_what_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(UserError, match=r"not UTF-8 \(byte 3\)"):
+        Plan.read(path)
+
+
+def test_a_host_that_is_left_out_is_not_open_to_all(tmp_path: Path) -> None:
+    plan = Plan.read(written(tmp_path, lambda config: config.pop("http_options")))
+    assert schema(plan.config).http_options.host == plan.host == "127.0.0.1"
 
 
 def test_replicas_between_two_numbers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The scenario `failover`: a cluster of its own whose replica is killed, and a server that is only observed."""
+"""The scenario `failover`: a cluster of its own whose replica is killed."""
 
 import json
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.loadtests.test_results import RAW, request
+from tradewind.errors import UserError
 from tradewind.load import scenario
 from tradewind.load.results import measure
 from tradewind.load.scenario import LoadSettings
-from tradewind.load.server import started
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--seconds", "9", "--prompt-words", "8", "--answer-tokens", "40", "--engine", "mock", "--model", "mock"]
@@ -44,14 +44,11 @@ def test_a_replica_of_its_own_cluster_is_killed_and_no_answer_changes(folder: Pa
         assert 0 < found[f"{phase}/itl_p50_ms"] <= found[f"{phase}/longest_gap_ms"]
 
 
-def test_a_server_that_runs_already_is_observed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    with started(["--engine", "mock", "--model", "mock"]) as url:
-        said, found = failover(folder, "--url", url)
-    assert "only observes" in said
-    assert "kills" not in found
-    assert found["after/altered"] == 0 < found["after/requests"]
+def test_a_cluster_that_runs_already_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failover is not reported where nothing can be killed."""
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match="kills replicas of a cluster of its own: leave the URL out"):
+        scenario.run_scenario(LoadSettings(scenario="failover"), 0, "http://127.0.0.1:9")
 
 
 def test_kills_come_in_the_middle_third() -> None:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tradewind.load.server import started
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 SHORT = ["--seconds", "3", "--warm-up", "1", "--users", "2", "--prompt-words", "8", "--answer-tokens", "12"]
@@ -45,6 +47,21 @@ def test_steady_starts_a_server_measures_and_stops_it(folder: Path) -> None:
     assert {"engine": "mock", "scenario": "steady"}.items() <= record["tags"].items()
     assert "client:" in ended.stdout
     assert not processes_in(folder)
+
+
+def test_a_run_against_a_url_names_what_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As does one with the mock engine where no model was named."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
+    with started(["--engine", "mock", "--model", "another"]) as url:
+        ended = load(folder, "steady", "--url", url, "--model", "champion", *SHORT)
+    assert ended.returncode == 0, ended.stderr
+    record = json.loads((folder / "reports/runs/load-steady.json").read_text())
+    assert (record["params"]["url"], record["params"]["engine"]) == (url, None)
+    assert (record["params"]["model"], record["variant"], record["tags"]["model"]) == ("another",) * 3
+    ended = load(folder, "steady", "--engine", "mock", "--model", "champion", *SHORT)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((folder / "reports/runs/load-steady.json").read_text())["variant"] == "mock"
 
 
 def processes_in(folder: Path) -> list[str]:

@@ -8,13 +8,13 @@ import argparse
 import logging
 from pathlib import Path
 
+from tradewind.cluster import room
 from tradewind.cluster.deploy import attached, started
 from tradewind.cluster.plan import Plan
 from tradewind.cluster.routing import STRATEGIES
 from tradewind.config import PROFILES, run
 from tradewind.engine import ENGINES
-from tradewind.serving.__main__ import refuse_open_bind
-from tradewind.serving.keys import keyring
+from tradewind.errors import UserError
 
 SERVE_YAML = Path("serve.yaml")
 
@@ -27,11 +27,12 @@ def main() -> None:
 
 def up(given: argparse.Namespace) -> None:
     plan = plan_of(given)
-    refuse_open_bind(plan.host, keyring(plan.keys_file))
     with started(plan) as cluster:
         cluster.deploy(cluster.plan)
         print(f"serving {plan.model} by {plan.replicas} replicas at {cluster.url}/v1", flush=True)
         cluster.watch()
+        print("ending: accepted calls are answered first", flush=True)
+    print("ended", flush=True)
 
 
 def update(given: argparse.Namespace) -> None:
@@ -76,7 +77,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def plan_of(given: argparse.Namespace) -> Plan:
     names = ("replicas", "port", "model", "engine", "routing", "slots", "threads")
-    return Plan.read(given.file, given.profile, **{name: getattr(given, name) for name in names})
+    plan = Plan.read(given.file, given.profile, **{name: getattr(given, name) for name in names})
+    try:
+        room.check(plan)
+    except UserError as error:
+        raise UserError(f"{given.file}: {error}") from None
+    return plan
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from ray.serve._private.api import serve_start
 from ray.serve.schema import ApplicationStatus
 
 from tradewind.cluster.plan import Json, Plan, schema
+from tradewind.cluster.room import ray_cpus
+from tradewind.cluster.status import lines
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.load.server import await_ready, terminated_as_exit
@@ -37,7 +39,7 @@ SWITCH_S = 2.0
 """In which proxies learn that another API takes the calls."""
 OBJECTS = 128 << 20
 """Bytes of Ray's object store, through which no token goes."""
-NAMESPACE, NOTE = "serve", "cluster.json"
+NAMESPACE, NOTE, UPDATE = "serve", "cluster.json", "cluster.update"
 FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
@@ -104,15 +106,8 @@ class Cluster:
         write_json(home() / NOTE, note)
 
     def status(self) -> list[str]:
-        """A line an application."""
-        return [
-            f"{name}: {app.status.value}"
-            + "".join(
-                f", {deployment}: {sum(one.replica_states.values())} replicas ({one.status.value})"
-                for deployment, one in app.deployments.items()
-            )
-            for name, app in serve.status().applications.items()
-        ]
+        """See `cluster.status`."""
+        return list(lines(self.plan, self.url, self._client.get_serve_details()))
 
     def watch(self) -> None:
         """Until SIGINT or SIGTERM."""
@@ -147,7 +142,7 @@ def reason(app: Any) -> str:
 @contextmanager
 def alone() -> Iterator[None]:
     """One update at a time; the lock goes with its process. Raises UserError."""
-    with open(home() / "cluster.update", "w") as file:
+    with open(home() / UPDATE, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -164,11 +159,9 @@ def started(plan: Plan) -> Iterator[Cluster]:
     listener = bind(plan.host, plan.port)
     plan = plan.changed(port=listener.getsockname()[1])
     listener.close()
-    # Replicas share the cores: Ray's are counts that it places actors by, with room for an update beside what runs.
-    cores = max(os.cpu_count() or 1, 2 * plan.most_replicas)
     _set_up()
     _make_secret(token_file())
-    _init(include_dashboard=False, num_cpus=cores, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
+    _init(include_dashboard=False, num_cpus=ray_cpus(plan), object_store_memory=OBJECTS, _node_ip_address="127.0.0.1")
     with _ended(), terminated_as_exit():  # after Ray, which sets a handler of its own
         config = schema(plan.config)
         client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
@@ -182,7 +175,8 @@ def _ended() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this is what it asks for
-        (home() / NOTE).unlink(missing_ok=True)
+        for name in (NOTE, UPDATE):
+            (home() / name).unlink(missing_ok=True)
         serve.shutdown()
         ray.shutdown()
 

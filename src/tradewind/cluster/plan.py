@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, ProxyLocation, RequestRouterConfig
 from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from tradewind.cluster.routing import strategy
-from tradewind.cluster.settings import ApiArgs, EngineArgs
+from tradewind.cluster.settings import ApiArgs, EngineArgs, engines_of
 from tradewind.config import read_params
 from tradewind.errors import UserError
 from tradewind.serving.__main__ import run_folder
@@ -26,6 +26,7 @@ from tradewind.serving.variants import named
 API, ENGINE = "tradewind.cluster.app:api", "tradewind.cluster.app:engine"
 """The import paths of the applications."""
 Json = dict[str, Any]
+M = TypeVar("M", bound=BaseModel)
 INNER = {"autoscaling_config": AutoscalingConfig, "request_router_config": RequestRouterConfig}
 DEPLOYMENTS = {API: "Api", ENGINE: "Engine"}
 """Of each kind of application, its only one."""
@@ -51,6 +52,8 @@ class Plan:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
         except yaml.YAMLError as error:
             raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
         folder = run_folder(profile)
@@ -65,6 +68,7 @@ class Plan:
     def _checked(cls, config: Any, serve: Mapping[str, Any], profile: str, changes: Json) -> "Plan":
         schema(config)
         config = deepcopy(config)
+        config.setdefault("http_options", {}).setdefault("host", "127.0.0.1")  # Serve's own default is open to all
         for app in config["applications"]:
             app["args"] = {**serve, **app.get("args", {})}
         return cls(config, profile).changed(**changes)
@@ -117,12 +121,15 @@ class Plan:
     def _check(self) -> None:
         """Names what models are called, too."""
         schema(self.config)
+        if not 0 <= self.port <= 65535:
+            raise UserError(f"http_options.port: {self.port} is not in 0..65535")
         known = {app["name"] for app in self.engines}
-        for name in ApiArgs.of(self.api["args"]).engines:
+        for name in engines_of(self.api["args"]):
             if name not in known:
                 raise UserError(
                     f"args.engines: no application {name!r} of engines (choices: {', '.join(sorted(known))})"
                 )
+        ApiArgs.of(self.api["args"])
         for app in self.engines:
             _counts(app)
             args = EngineArgs.of(app["args"])
@@ -190,20 +197,34 @@ def schema(config: Any) -> ServeDeploySchema:
     for kind, part, where in parts(config):
         if unknown := sorted(set(part) - set(kind.model_fields)):
             raise UserError(f"{where}unknown key {unknown[0]!r} (choices: {', '.join(sorted(kind.model_fields))})")
-    try:
-        made = ServeDeploySchema.model_validate(config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    made = _valid(ServeDeploySchema, config, "")
+    for kind, part, where in parts(config):
+        if kind in INNER.values():  # which the schema takes as they come
+            _valid(kind, part, where)
+    if made.proxy_location is ProxyLocation.Disabled:
+        raise UserError("proxy_location: Disabled leaves nobody to take calls (choices: HeadOnly, EveryNode)")
     for app in made.applications:
         if app.import_path not in (API, ENGINE):
             raise UserError(
                 f"application {app.name}: unknown import_path {app.import_path!r} (choices: {API}, {ENGINE})"
             )
+        if app.import_path == API and app.route_prefix != "/":
+            raise UserError(f"application {app.name}: route_prefix: the API is served at /, not {app.route_prefix!r}")
         own = DEPLOYMENTS[app.import_path]
         if other := [one.name for one in app.deployments if one.name != own]:
             raise UserError(f"application {app.name}: unknown deployment {other[0]!r} (choices: {own})")
     return made
+
+
+def _valid(kind: type[M], part: Mapping[str, Any], where: str) -> M:
+    """Raises UserError with the first fault."""
+    try:
+        return kind.model_validate(dict(part))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (ValueError, TypeError, ImportError, AttributeError) as error:  # of a class that is named and not there
+        raise UserError(f"{where}{error}") from None
 
 
 def parts(config: Mapping[str, Any]) -> Iterator[tuple[type[BaseModel], Mapping[str, Any], str]]:

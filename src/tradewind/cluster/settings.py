@@ -52,9 +52,7 @@ class ApiArgs:
     def of(cls, args: Mapping[str, Any]) -> "ApiArgs":
         """Raises UserError."""
         own = {"engines", "aliases", "patience"}
-        engines = args.get("engines")
-        if not isinstance(engines, Sequence) or isinstance(engines, str) or not engines:
-            raise UserError("args.engines: name the applications that the API answers with, as in [engine]")
+        engines = engines_of(args)
         patience = build(Patience, args.get("patience", {}), "args.patience")
         settings = settings_of({name: value for name, value in args.items() if name not in own})
         aliases = args.get("aliases") or {}
@@ -66,7 +64,15 @@ class ApiArgs:
                 raise UserError(f"args.aliases.{name}: {unknown[0]!r} is not among the engines ({', '.join(engines)})")
             if alias.exact and len(alias.engines) != 1:  # two applications never serve one model
                 raise UserError(f"args.aliases.{name}: names one engine, or says exact: false")
-        return cls(settings, tuple(map(str, engines)), made, patience)
+        return cls(settings, engines, made, patience)
+
+
+def engines_of(args: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of applications in `engines`. Raises UserError."""
+    engines = args.get("engines")
+    if not isinstance(engines, Sequence) or isinstance(engines, str) or not engines:
+        raise UserError("args.engines: name the applications that the API answers with, as in [engine]")
+    return tuple(map(str, engines))
 
 
 def settings_of(args: Mapping[str, Any]) -> ServeSettings:

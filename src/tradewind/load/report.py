@@ -18,8 +18,9 @@ def report(outcome: Outcome, stage: str, path: Path, record: Path, url: str | No
     question = "caching" if outcome.settings.scenario == CACHING else "serving"
     if question == "serving":
         del settings["caching"]
-    if url:
-        settings |= {"url": url, "model": None, "engine": None}
+    settings["model"] = outcome.model
+    if url:  # which engine makes the answers, the server does not say
+        settings |= {"url": url, "engine": None}
     tags = {key: str(settings[key]) for key in ("scenario", "engine", "model") if settings[key]}
     with record_run(
         stage=stage, question=question, variant=settings["model"], params=settings, tags=tags, path=record

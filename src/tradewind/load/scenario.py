@@ -21,7 +21,7 @@ from tradewind.load.caching import NAME as CACHING
 from tradewind.load.caching import CachingSettings, held, measure_caching
 from tradewind.load.faults import Part, killing
 from tradewind.load.results import Slo, measure
-from tradewind.load.server import START_SECONDS, await_ready, started
+from tradewind.load.server import START_SECONDS, await_ready, served, started
 from tradewind.tracking import Measurement
 
 ENDING_SECONDS = 30
@@ -64,11 +64,12 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run gave. model: the name that the server gave."""
+    """What one run gave. model: the name that the server gave the model that was asked."""
 
     settings: LoadSettings
     seed: int
     measurements: list[Measurement]
+    model: str
 
 
 def locustfile(name: str, folder: Path = Path("loadtests")) -> Path:
@@ -88,19 +89,22 @@ def run_scenario(settings: LoadSettings, seed: int, url: str | None = None, serv
     if settings.scenario == CACHING:
         return _run_caching(path, settings, seed, url, server)
     clustered = settings.scenario == CLUSTERED
-    own = _cluster(settings, server) if clustered else _server(settings, server)
     if url and clustered:
-        print("nothing is killed where the cluster was not started here: the run only observes")
+        raise UserError(
+            f"{CLUSTERED} kills replicas of a cluster of its own: leave the URL out (steady asks a cluster that runs)"
+        )
+    own = _cluster(settings, server) if clustered else _server(settings, server)
     with nullcontext(url) if url else own as target:
         host = str(target).rstrip("/").removesuffix("/v1")
         await_ready(host, 30)
-        with killing(Part.REPLICA, kills(settings) if clustered and not url else ()) as victims:
+        model = served(host)
+        with killing(Part.REPLICA, kills(settings) if clustered else ()) as victims:
             raw = drive(path, host, settings, seed)
     slo = Slo(settings.slo_ttft_ms, settings.slo_itl_ms)
     found = measure(raw, settings.warm_up, seed, slo)
-    if clustered and not url:
+    if clustered:
         found.append(Measurement("kills", len(victims), "replicas", None, None, "killed with SIGKILL by the run", seed))
-    return Outcome(settings, seed, found)
+    return Outcome(settings, seed, found, model)
 
 
 def _run_caching(path: Path, settings: LoadSettings, seed: int, url: str | None, server: tuple[str, ...]) -> Outcome:
@@ -120,13 +124,14 @@ def _run_caching(path: Path, settings: LoadSettings, seed: int, url: str | None,
         target = url or stack.enter_context(_server(settings, own))
         host = target.rstrip("/").removesuffix("/v1")
         await_ready(host, 30)
+        model = served(host)
         if cache != MEMORY:
             options += ["--elsewhere", stack.enter_context(_server(settings, own))]
         if not url:
             options += ["--uncached", stack.enter_context(_server(settings, (*server, "--cache", "none")))]
         raw = drive(path, host, settings, seed, options, WARMING_SECONDS)
         entry = held(host)
-    return Outcome(settings, seed, measure_caching(raw, given, seed, entry))
+    return Outcome(settings, seed, measure_caching(raw, given, seed, entry), model)
 
 
 def _server(settings: LoadSettings, options: tuple[str, ...]) -> AbstractContextManager[str]:

@@ -3,6 +3,7 @@
 A server that ends is noticed at once; START_SECONDS bounds one that hangs, on however slow a machine.
 """
 
+import json
 import os
 import queue
 import signal
@@ -121,3 +122,14 @@ def await_ready(url: str, seconds: float = START_SECONDS, check: Callable[[], No
             why = str(error)
         time.sleep(0.1)
     raise UserError(f"{url} is not ready after {seconds:.0f} s ({why})")
+
+
+def served(url: str) -> str:
+    """The model that a load test asks: the first that a server lists. Raises UserError."""
+    key = os.environ.get("TRADEWIND_API_KEY")
+    call = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(call, timeout=10) as reply:
+            return str(json.load(reply)["data"][0]["id"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{url}/v1/models names no model ({error})") from None
