@@ -1,7 +1,7 @@
 """The load test `caching` as the study runs it: 1,000 questions by Zipf with exponent 1, a cache for half of their answers,
 warmed up with 5,000 requests of another seed; then a smaller one over Redis, which is stopped and killed at its end.
 
-    python studies/caching/load.py
+    python -m studies.caching.load
 
 The answers' length is such that half of them fill the smallest budget, 1 MiB. Results: reports/studies/caching/load.json.
 Not covered: more exponents and tenants (see traces.py, which simulates them), caches before several replicas.
@@ -22,7 +22,7 @@ from tradewind.tracking import git_commit, record_run
 REPORT, RUNS = Path("reports/studies/caching/load.json"), Path("reports/runs")
 SEED = 0
 MEMORY = LoadSettings(
-    "caching", "teacher-int8", users=4, seconds=60, prompt_words=32, answer_tokens=44, rate=50.0,
+    "caching", "student-int8", users=4, seconds=60, prompt_words=32, answer_tokens=44, rate=50.0,
     caching=CachingSettings(questions=1000, warm_requests=5000, cache_mib=1),
 )  # fmt: skip
 REDIS = replace(
