@@ -110,6 +110,9 @@ def differences(notebook: NotebookNode, reports: Path, name: str = "notebook") -
 
 
 def _wanted(what: str, reports: Path) -> str:
+    if what.startswith("studies/"):
+        path = reports / f"{what}.png"
+        return base64.b64encode(path.read_bytes()).decode() if path.is_file() else serving.missing(what)
     if what.endswith(".png"):
         return base64.b64encode(picture_bytes(what, reports)).decode()
     return section_text(what, reports)

@@ -15,7 +15,10 @@ from tradewind.load.caching import CachingSettings, measure_caching
 
 SHORT = ["--seconds", "10", "--rate", "40", "--users", "2", "--prompt-words", "6", "--answer-tokens", "3"]
 TRACE = ["--questions", "60", "--tenants", "2", "--churn", "0.01", "--warm-requests", "150", "--burst", "30"]
-PHASES = {"empty", "cold", "warm-up", "warm", "no-cache", "burst", *(f"cached {2 * n} users" for n in (1, 2, 4, 8, 16))}
+PHASES = {
+    "empty", "cold", "warm-up", "warm", "kept", "no-cache", "burst",
+    *(f"cached {2 * factor} users" for factor in (1, 2, 3, 4, 8, 16)),
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -36,8 +36,16 @@ def section(name: str) -> Markdown:
 
 
 def picture(name: str) -> Image:
-    """A picture under reports/plots, or one of a study by its path under reports/."""
+    """A picture under reports/plots."""
     return Image(data=picture_bytes(name, folder("reports")), format="png")
+
+
+def study_picture(name: str) -> Image | Markdown:
+    """A study's, by its path under reports/ without .png, or the line that says what makes it."""
+    path = folder("reports") / f"{name}.png"
+    if not path.is_file():
+        return Markdown(serving.missing(name))
+    return Image(data=path.read_bytes(), format="png")
 
 
 def drawing(name: str) -> Image | Markdown:
@@ -49,7 +57,7 @@ def drawing(name: str) -> Image | Markdown:
 
 
 def picture_bytes(name: str, reports: Path) -> bytes:
-    path = reports / name if "/" in name else reports / "plots" / name
+    path = reports / "plots" / name
     if not path.is_file():
         raise UserError(f"{path}: no such picture (run `make repro`)")
     return path.read_bytes()
