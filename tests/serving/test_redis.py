@@ -75,9 +75,9 @@ def test_a_store_that_dies_is_done_without(
         assert record.exc_info is None
         store.start()
         latest = time.monotonic() + WAIT
-        while "x-ratelimit-remaining-requests" not in (reply := ask(served, "minute")).headers:
+        # A call may be the first that asks again, or meet the last that fails: it is not counted then.
+        while ask(served, "minute").headers.get("x-ratelimit-remaining-requests") != "2":
             assert time.monotonic() < latest
-        assert reply.headers["x-ratelimit-remaining-requests"] == "2"
 
 
 def test_a_store_that_hangs_is_not_waited_for(store: RedisNode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tradewind.report.markdown import source, table
 from tradewind.report.readme import Reports
-from tradewind.report.serving import found, section
+from tradewind.report.serving import found, missing, section
 
 STUDY = "studies/caching"
 CLASSES = {
@@ -211,7 +211,7 @@ def decision(reports: Reports) -> str:
             f"**Nothing is served from the semantic cache.** {kept[0].upper()}{kept[1:]} alone keeps wrong answers below "
             f"1 %; a guard that does leaves {share:.0%} of the paraphrases, little beside what exact matches save."
         )
-    return "\n\n".join(lines) + "\n" if lines else "*Nothing was measured yet.*\n"
+    return "\n\n".join(lines) + "\n" if lines else missing(f"{STUDY}/load")
 
 
 def _values(part: Mapping[str, Any]) -> dict[str, float]:
