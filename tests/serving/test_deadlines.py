@@ -2,7 +2,9 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -73,12 +75,42 @@ def test_a_second_head_that_does_not_come_is_cut(served: Served) -> None:
         assert read_all(client) == b""
 
 
-def test_what_is_no_http_is_told_so_in_the_shape_of_errors(served: Served) -> None:
+NO_HTTP = {
+    "tls": b"\x16\x03\x01 not HTTP\r\n\r\n",
+    "method": b"INVENTED /health HTTP/1.1\r\nHost: x\r\n\r\n",
+    "two lengths": b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nbody",
+    "length and chunks": b"POST /health HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunk": b"POST /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\n",
+}
+"""What a proxy before this server might read otherwise than the server does is refused, too (request smuggling)."""
+
+
+@pytest.mark.parametrize("sent", NO_HTTP.values(), ids=NO_HTTP)
+def test_what_is_no_http_is_told_so_in_the_shape_of_errors(served: Served, sent: bytes) -> None:
     with connect(served) as client:
-        client.sendall(b"\x16\x03\x01 not HTTP\r\n\r\n")
+        client.sendall(sent)
         head, _, body = read_all(client).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("piece", [b"a" * 1000, b"X-More: and more\r\n" * 60], ids=["one header", "many headers"])
+def test_a_head_without_end_is_refused(piece: bytes) -> None:
+    """By its size, long before its time is over."""
+    with serving(MockEngine(), ServeSettings(receive_timeout_s=60)) as served, connect(served) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nX-First: ")
+        with suppress(ConnectionError):
+            for _ in range(40):
+                client.sendall(piece)
+                time.sleep(0.001)
+            assert b"larger than 16384 bytes" in read_all(client)
+        until(lambda: not served.server.server_state.connections)
+
+
+def test_a_head_that_is_long_but_whole_is_read(served: Served) -> None:
+    with served.http() as http:
+        for _ in range(3):  # each counts for itself
+            assert http.get("/health", headers={"X-Long": "a" * 9000}).status_code == 200
 
 
 def test_an_answer_that_takes_too_long_is_a_504(served: Served) -> None:

@@ -6,9 +6,10 @@ keys until it is said here that it changes no answer.
 """
 
 import hashlib
-import json
 from dataclasses import asdict, fields, replace
 from typing import Any
+
+import orjson
 
 from tradewind.engine.grammar import Grammar
 from tradewind.engine.requests import Request
@@ -18,14 +19,15 @@ SCHEMA = 1
 """Of keys and values; another number makes all that is cached unknown."""
 UNKEYED = ("priority", "deadline", "admitted")
 """Fields of a request that say when it runs, not what it answers."""
+KEYED = tuple(one.name for one in fields(Request) if one.name not in UNKEYED)
 
 
 def key_of(request: Request, identity: str) -> bytes:
     """SHA-256, 32 bytes. identity: of weights, precision, tokenizer, template, engine and its library."""
-    held = {one.name: getattr(request, one.name) for one in fields(request) if one.name not in UNKEYED}
-    held["sampling"] = asdict(greedy_as_seen(request.sampling))
-    text = json.dumps([SCHEMA, identity, held], default=_plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).digest()
+    held = {name: getattr(request, name) for name in KEYED}
+    held["sampling"] = greedy_as_seen(request.sampling)
+    text = orjson.dumps([SCHEMA, identity, held], default=_plain, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).digest()
 
 
 def reproducible(request: Request) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request as HttpRequest
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tradewind.engine.grammar import BadStructure, Grammar, Grammars
@@ -39,7 +39,19 @@ from tradewind.serving.errors import CLIENT_GONE, ApiError, refusal
 from tradewind.serving.generation import Generation, Numbered, Work
 from tradewind.serving.keys import Principal
 from tradewind.serving.meter import Meter
-from tradewind.serving.replies import Call, ChatFormat, Choice, Format, Json, TextFormat, likeliest, sse, text_of, usage
+from tradewind.serving.replies import (
+    Call,
+    ChatFormat,
+    Choice,
+    Format,
+    Json,
+    JsonReply,
+    TextFormat,
+    likeliest,
+    sse,
+    text_of,
+    usage,
+)
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.shapes import ChatChunkChoice, TextChunkChoice
 from tradewind.serving.wire import ChatRequest, CompletionRequest
@@ -207,7 +219,7 @@ class Reply:
             choices = await self.gathered()
         except ClientGoneError:
             return Response(status_code=CLIENT_GONE)
-        return JSONResponse(self.body(likeliest(choices, self.per_prompt, self.wire.n or 1)))
+        return JsonReply(self.body(likeliest(choices, self.per_prompt, self.wire.n or 1)))
 
     async def gathered(self) -> list[Choice]:
         """All answers, prompt by prompt. Raises ApiError, ClientGoneError; whatever runs then is cancelled."""
@@ -227,8 +239,8 @@ class Reply:
         made = [self.form.choice(index, choice, self.with_logprobs) for index, choice in enumerate(choices)]
         return self.call.frame(self.form.whole, made, usage(self.done.values()))
 
-    async def chunks(self) -> AsyncIterator[str]:
-        """Server-sent events, those that are ready together in one string. The first of them may raise ApiError; a later
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Server-sent events, those that are ready together in one piece. The first of them may raise ApiError; a later
         failure is an event after all that came before it.
         """
         first = True
@@ -241,21 +253,26 @@ class Reply:
                 texts = [*self._openings(), *texts]
                 first = False
             if failure is not None:
-                yield "".join([*texts, sse(failure.body)])
+                yield b"".join([*texts, sse(failure.body)])
                 return
+            if self.generation.ended:
+                texts += self._ending()
             if texts:
-                yield "".join(texts)
-        if self.wire.include_usage:
-            yield sse(self.call.frame(self.form.chunk, [], usage(self.done.values())))
-        yield "data: [DONE]\n\n"
+                yield b"".join(texts)
 
-    def _openings(self) -> list[str]:
+    def _ending(self) -> list[bytes]:
+        """After all answers."""
+        if not self.wire.include_usage:
+            return [b"data: [DONE]\n\n"]
+        return [sse(self.call.frame(self.form.chunk, [], usage(self.done.values()))), b"data: [DONE]\n\n"]
+
+    def _openings(self) -> list[bytes]:
         """A chunk for each answer ahead of its text, where the endpoint has such."""
         count = self.per_prompt * len(self.generation.requests)
         openings = (self.form.opening(index) for index in range(count))
         return [self._event(opening) for opening in openings if opening is not None]
 
-    def _event(self, choice: ChatChunkChoice | TextChunkChoice) -> str:
+    def _event(self, choice: ChatChunkChoice | TextChunkChoice) -> bytes:
         frame = self.call.frame(self.form.chunk, [choice])
         if not self.wire.include_usage:
             del frame["usage"]
@@ -318,7 +335,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, reply: Reply, first: str, rest: AsyncIterator[str]) -> None:
+    def __init__(self, reply: Reply, first: bytes, rest: AsyncIterator[bytes]) -> None:
         self.reply, self.first, self.rest = reply, first, rest
         self.status_code, self.background = 200, None
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -340,8 +357,8 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._send(send, self.first)
-            async for text in self.rest:
-                await self._send(send, text)
+            async for events in self.rest:
+                await self._send(send, events)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (ClientGoneError, OSError):
             scope.setdefault("state", {})["client_gone"] = True
@@ -349,8 +366,8 @@ class EventStream(Response):
             self.reply.generation.close()
 
     @staticmethod
-    async def _send(send: Send, text: str) -> None:
-        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+    async def _send(send: Send, events: bytes) -> None:
+        await send({"type": "http.response.body", "body": events, "more_body": True})
 
 
 def _or(value: float | None, default: float) -> float:

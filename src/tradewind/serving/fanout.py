@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from fastapi import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tradewind.serving.caches import CallCaches
 from tradewind.serving.completions import ClientGoneError, Completions, Reply, Wire, begin
 from tradewind.serving.errors import CLIENT_GONE, ApiError
-from tradewind.serving.replies import Call, Choice
+from tradewind.serving.replies import Call, Choice, JsonReply
 from tradewind.serving.shapes import Aggregated, Candidate
 from tradewind.serving.wire import Aggregate
 
@@ -61,7 +61,7 @@ class Fanout:
                 )
             ],
         )
-        return JSONResponse({**reply.body([choices[best]]), "aggregate": told})
+        return JsonReply({**reply.body([choices[best]]), "aggregate": told})
 
     def _check(self, aggregate: Aggregate) -> None:
         for name in aggregate.models:

@@ -93,6 +93,11 @@ class Generation:
         self._watcher = asyncio.create_task(self._watch())
         return self
 
+    @property
+    def ended(self) -> bool:
+        """All of their events were given."""
+        return not self._unfinished
+
     async def batches(self) -> AsyncIterator[list[Numbered]]:
         """Events as they come: whatever has come since the last look, at least one."""
         while self._unfinished:

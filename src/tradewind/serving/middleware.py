@@ -166,7 +166,7 @@ class Deadlines:
             if not started:
                 await error.response()(scope, receive, send)
             elif streams:
-                await send({"type": "http.response.body", "body": sse(error.body).encode(), "more_body": False})
+                await send({"type": "http.response.body", "body": sse(error.body), "more_body": False})
 
         try:
             async with asyncio.timeout(self.call_s) as deadline:

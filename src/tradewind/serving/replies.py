@@ -1,13 +1,15 @@
 """The bodies that go out: chat and text completions, whole and as chunks, in OpenAI's shapes.
 
-One `Format` per endpoint; `Call` holds what all chunks of one call share. It knows no HTTP and no scheduler.
+One `Format` per endpoint; `Call` holds what all chunks of one call share. It knows no scheduler.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import orjson
+from starlette.responses import Response
 
 from tradewind.engine.requests import Delta, Done, FinishReason, TokenLogprob
 from tradewind.serving.shapes import (
@@ -179,10 +181,13 @@ def text_logprobs(entries: Sequence[TokenLogprob]) -> TextLogprobs:
     }
 
 
-def dumps(value: Json) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+class JsonReply(Response):
+    media_type = "application/json"
+
+    def render(self, content: Json) -> bytes:
+        return orjson.dumps(content)
 
 
-def sse(value: Json) -> str:
+def sse(value: Json) -> bytes:
     """One server-sent event."""
-    return f"data: {dumps(value)}\n\n"
+    return b"data: %b\n\n" % orjson.dumps(value)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tradewind.errors import UserError
 from tradewind.serving.errors import ApiError
@@ -26,6 +26,8 @@ from tradewind.serving.settings import ServeSettings
 
 SEND_BUFFER = 64 << 10
 """Bytes that the system holds for a client that does not read (Linux doubles it); the transport holds as many."""
+HEAD_LIMIT = 16 << 10
+"""Bytes of a request's head that may have come while it is not whole; the parser itself has no bound."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,12 +44,15 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Connection(H11Protocol):
-    """uvicorn's, with two timers: for a head that does not arrive, and for a client that does not read."""
+class Connection(HttpToolsProtocol):
+    """uvicorn's, with two timers: for a head that does not arrive, and for a client that does not read; and a bound on
+    what may come of a head."""
 
     receive_timeout_s = send_timeout_s = 30.0
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -55,7 +60,19 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT and not self.transport.is_closing():
+                self.send_400_response(f"The request's head is larger than {HEAD_LIMIT} bytes.")
         self._expect_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_head = False
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -131,6 +148,7 @@ def config_of(app: Any, settings: ServeSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=settings.drain_seconds,
     )
 
