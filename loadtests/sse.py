@@ -1,9 +1,10 @@
 """The streaming client that all load tests share: one user, one connection, server-sent events, timed as they arrive.
 
-Each request fires three events of Locust's: TTFT (send to first text), ITL (each gap between two texts) and E2E (send
-to `[DONE]`), and is a failure where the stream breaks the protocol. The chunk that only names the role counts as no
-text. A refusal for want of room (429, 503) is an event REJECTED, no failure. It knows no scenario: those are the files
-beside it; for arrivals that wait for no answer see `loadtests.arrivals`.
+Each request that ends well then fires three kinds of Locust's events: TTFT (send to first text), ITL (each gap between two
+texts) and E2E (send to `[DONE]`); nothing but the clock is looked at while it is read. It is a failure where the stream
+breaks the protocol. The chunk that only names the role counts as no text. A refusal for want of room (429, 503) is an event
+REJECTED, no failure. It knows no scenario: those are the files beside it; for arrivals that wait for no answer see
+`loadtests.arrivals`.
 """
 
 import argparse
@@ -14,10 +15,12 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
+import orjson
 from geventhttpclient import HTTPClient
 from locust import User, events
 from locust.argument_parser import LocustArgumentParser
@@ -238,20 +241,17 @@ class StreamingUser(User):
                 reasons += [choice["finish_reason"]] if choice["finish_reason"] else []
                 if text := choice["delta" if timing.streamed else "message"].get("content"):
                     timing.answer += text
-                    self._text(timing)
+                    timing.texts.append(self.recording.now())
+        end = self.recording.now()
         self._check(done, reasons, usage, answer_tokens)
         assert usage is not None
-        timing.end = self.recording.now()
+        timing.end = end
         timing.prompt_tokens, timing.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
-        self._fire("E2E", timing.end - timing.start)
-
-    def _text(self, timing: Timing) -> None:
-        now = self.recording.now()
+        for before, after in pairwise(timing.texts):
+            self._fire("ITL", after - before)
         if timing.texts:
-            self._fire("ITL", now - timing.texts[-1])
-        else:
-            self._fire("TTFT", now - timing.start)
-        timing.texts.append(now)
+            self._fire("TTFT", timing.texts[0] - timing.start)
+        self._fire("E2E", end - timing.start)
 
     @staticmethod
     def _check(done: bool, reasons: list[str], usage: dict[str, Any] | None, answer_tokens: int) -> None:
@@ -276,15 +276,15 @@ class StreamingUser(User):
 def events_of(response: Any) -> Iterator[dict[str, Any] | None]:
     """The JSON of each event as it arrives; None for `[DONE]`. Raises ProtocolError for anything else."""
     while event := response.readline(b"\n\n"):
-        text = bytes(event).decode().strip()
-        if not text.startswith("data: "):
+        text = bytes(event).strip()
+        if not text.startswith(b"data: "):
             raise ProtocolError(f"not an event: {text[:60]!r}")
-        yield None if text == "data: [DONE]" else json.loads(text[6:])
+        yield None if text == b"data: [DONE]" else orjson.loads(text[6:])
 
 
 def whole(response: Any) -> Iterator[dict[str, Any] | None]:
     """A reply in one piece, as its only event and the end."""
-    yield json.loads(response.read())
+    yield orjson.loads(response.read())
     yield None
 
 

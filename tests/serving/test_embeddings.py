@@ -96,6 +96,35 @@ def test_what_was_found_is_told_and_the_body_is_the_same(served: Served) -> None
     assert (third.headers["x-cache"], third.headers["x-cache-hits"]) == ("miss", "2/3")
 
 
+def test_cache_control_is_kept_to(served: Served) -> None:
+    body = {"model": "tiny", "input": ["a", "b"]}
+
+    def told(**headers: str) -> tuple[str, str]:
+        reply = post(served, body, **headers)
+        assert reply.status_code == 200
+        vectors.append(reply.json()["data"])
+        return reply.headers["x-cache"], reply.headers["x-cache-hits"]
+
+    vectors: list[object] = []
+    no_store, no_cache = {"cache-control": "no-store"}, {"cache-control": "no-cache"}
+    assert told(**no_store) == ("bypass", "0/2")
+    assert told() == ("miss", "0/2")  # nothing was kept
+    assert told(**no_cache) == ("bypass", "0/2")
+    assert told(**{"cache-control": "max-age=60"}) == ("hit", "2/2")
+    assert told(**{"cache-control": "max-age=0"}) == ("miss", "0/2")
+    assert all(one == vectors[0] for one in vectors)
+    wrong = post(served, body, **{"cache-control": "max-age=soon"})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "Cache-Control")
+    text = httpx.get(f"{served.url}/metrics").text
+    for line in (
+        'texts_total{outcome="hit"} 2.0',
+        'texts_total{outcome="miss"} 4.0',
+        'texts_total{outcome="bypass"} 4.0',
+    ):
+        assert f"tradewind_embedding_cache_{line}" in text
+    assert "tradewind_embedding_cache_entries 2.0" in text
+
+
 def test_without_room_nothing_is_kept(folder: Path) -> None:
     settings = settings_of(folder, embedding_cache_mib=0)
     with serving(MockEngine(), settings, embeddings=embeddings_of(settings)) as made:

@@ -41,3 +41,7 @@ class Directives:
         if age is not None and not re.fullmatch(r"[0-9]{1,9}", age):
             raise BadDirective("max-age is a number of seconds")
         return cls("no-store" in said, "no-cache" in said, None if age is None else int(age))
+
+
+UNSAID = Directives()
+"""Of a call that says nothing."""

@@ -1,16 +1,19 @@
-"""What the response cache did, for Prometheus: outcomes, what was saved, how full it is, how its store does.
+"""What the caches did, for Prometheus. Of answers: outcomes, what was saved, how full it is, how its store does; of vectors:
+texts found, computed and passed by, how full it is.
 
 Saved tokens and seconds are those of the answers that were given again, as it took to make them; answers that were
 joined count as coalesced and save what is not known yet, so nothing is added for them.
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tradewind.caching.codec import Answer
+from tradewind.caching.embedding import EmbeddingCache
 from tradewind.caching.memory import LocalStore
 from tradewind.caching.shared import RedisShared
 
@@ -66,3 +69,19 @@ class CacheMetrics(Collector):
         yield GaugeMetricFamily(
             f"{name}_store_open", "1 while the breaker in front of the shared store is open.", self._shared.breaker.open
         )
+
+
+class EmbeddingMetrics(Collector):
+    """Of an `EmbeddingCache`, as it is when asked."""
+
+    def __init__(self, cache: EmbeddingCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterable[Metric]:
+        name = "tradewind_embedding_cache"
+        texts = CounterMetricFamily(f"{name}_texts", "Texts by what the cache had of them.", labels=["outcome"])
+        for outcome, count in asdict(self._cache.counts).items():
+            texts.add_metric([outcome], count)
+        yield texts
+        yield GaugeMetricFamily(f"{name}_bytes", "Held in this process.", self._cache.store.nbytes)
+        yield GaugeMetricFamily(f"{name}_entries", "Held in this process.", len(self._cache.store))

@@ -24,7 +24,7 @@ from tradewind.serving.keys import keyring
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.readiness import Loop
 from tradewind.serving.telemetry import telemetry
-from tradewind.serving.variants import identity, load, load_tokenizer, start, warm_up
+from tradewind.serving.variants import identity, load, load_embeddings, load_tokenizer, start, warm_up
 
 MANY = 10_000
 """Requests that Serve lets through to a replica: how many wait and run is for its scheduler to say."""
@@ -115,6 +115,7 @@ class ApiReplica:
             others,
             aliases={name: self._alias(alias) for name, alias in self.args.aliases.items()},
             identity=first.identity,
+            embeddings=load_embeddings(settings),
         )
 
     def _alias(self, alias: AliasArgs) -> Alias:

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from limits.aio.storage import Storage
 
+from tradewind.caching.observed import EmbeddingMetrics
 from tradewind.caching.popular import CallLog, popular
 from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors, reference, static
@@ -65,6 +66,8 @@ def create_app(
     metrics = metrics or Metrics(model, scheduler.engine.max_len)
     cache = open_cache(settings, metrics)
     semantic = open_semantic(settings, embeddings.encoder if embeddings else None, metrics)
+    if embeddings is not None:
+        metrics.registry.register(EmbeddingMetrics(embeddings.cache))
     catalog = Catalog(served, settings, aliases, cache, semantic)
     calls = popular(Path(settings.warm_from), settings.warm_calls) if cache and settings.warm_from else ()
     for one in served:

@@ -68,6 +68,14 @@ def secret() -> bytes:
     return held.encode()
 
 
+def directives_of(http: HttpRequest) -> Directives:
+    """Raises ApiError for a header that cannot be read."""
+    try:
+        return Directives.of(http.headers.get("cache-control", ""))
+    except BadDirective as error:
+        raise ApiError("invalid_value", f"Invalid value for Cache-Control: {error}.", "Cache-Control") from None
+
+
 class CallCaches:
     """The caches as one HTTP call goes through them; None: not at all. Raises ApiError for a header that cannot be
     read."""
@@ -76,10 +84,7 @@ class CallCaches:
         self._cache, self._semantic, self._calls = cache, semantic, dict[int, CachedCall]()
         self._tenant = Meter.of(http.scope).principal.tenant
         self._near: Neighbour | None = None
-        try:
-            self._directives = Directives.of(http.headers.get("cache-control", ""))
-        except BadDirective as error:
-            raise ApiError("invalid_value", f"Invalid value for Cache-Control: {error}.", "Cache-Control") from None
+        self._directives = directives_of(http)
 
     def over(self, backend: Backend, identity: str, streams: bool) -> Backend:
         """The same for the same backend."""

@@ -5,8 +5,9 @@ The life of a call: 1. its texts become tokens, in a worker thread; what is too 
 call has its turn, and a client that left ends it; 4. the body is written in a worker thread, too. A call that finds
 everything waits for none that computes.
 
-`X-Cache` says `hit` where every vector was found, else `miss`; `X-Cache-Hits: k/n` says how many of the texts were. The
-body is the same either way. Not covered: `dimensions` other than the encoder's, which was not trained to be cut.
+`X-Cache` says `hit` where every vector was found, `bypass` where none was to be looked up (`Cache-Control`, as for
+answers), else `miss`; `X-Cache-Hits: k/n` says how many of the texts were. The body is the same either way. Not covered:
+`dimensions` other than the encoder's, which was not trained to be cut.
 """
 
 import base64
@@ -21,6 +22,7 @@ from starlette.responses import Response
 
 from tradewind.caching.embedding import EmbeddingCache, Job
 from tradewind.encoder.contract import Encoder, Vectors
+from tradewind.serving.caches import directives_of
 from tradewind.serving.embedding_wire import EmbeddingRequest, Input
 from tradewind.serving.errors import CLIENT_GONE, ApiError
 from tradewind.serving.meter import Meter
@@ -50,13 +52,14 @@ class Embeddings:
     async def answer(self, wire: EmbeddingRequest, http: HttpRequest) -> Response:
         """Raises ApiError."""
         self._check(wire)
+        directives = directives_of(http)
         meter = Meter.of(http.scope)
         meter.model = self.encoder.name
         texts = await self._work(lambda: self._tokens(wire.input))
         used = self._count(texts)
         await meter.embed(used)
         tenant = meter.principal.tenant
-        job = await self._work(lambda: self.cache.job(texts, tenant))
+        job = await self._work(lambda: self.cache.job(texts, tenant, directives))
         if job.waiting and not await self._compute(job, http):
             return Response(status_code=CLIENT_GONE)
         usage = EmbeddingUsage(prompt_tokens=used, total_tokens=used)
@@ -116,8 +119,9 @@ class Embeddings:
 
 def found(job: Job) -> dict[str, str]:
     """The headers that tell what the cache had."""
+    passed = job.directives.no_cache or job.directives.no_store
     return {
-        "X-Cache": "hit" if job.hits == len(job.texts) else "miss",
+        "X-Cache": "bypass" if passed else "hit" if job.hits == len(job.texts) else "miss",
         "X-Cache-Hits": f"{job.hits}/{len(job.texts)}",
     }
 
