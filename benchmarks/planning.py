@@ -34,6 +34,7 @@ from tradewind import host
 from tradewind.config import run
 from tradewind.engine import load_engine
 from tradewind.files import read_json, write_json
+from tradewind.load.prices import PRICE, PRICE_OF
 from tradewind.load.results import Slo, measure
 from tradewind.load.scenario import LoadSettings, drive, locustfile
 from tradewind.load.server import await_ready, started
@@ -48,10 +49,6 @@ STEPS, PHASES = 6, 4
 """Of the ramp, of the overload test."""
 ERROR = "predicted / measured - 1, over all phases of all runs"
 USERS = (10**3, 10**4, 10**5, 10**6)
-PRICE, PRICE_OF = 0.0864, (
-    "assumption: Amazon EC2 m6a.large (2 vCPU, 8 GiB), Linux, on demand, us-east-1; list price in USD an hour as it was "
-    "known at the end of 2025, not looked up again"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

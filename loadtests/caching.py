@@ -12,8 +12,10 @@
 5. With `--store-pid`, the shared store's process: users with new questions while it is stopped
    (`paused`), and after it was killed (`lost`).
 
-A question is the same words for every seed, has temperature 0, and is always asked as a stream or never. Every phase
-begins with the same order of popularity, which then drifts with `--churn`. Timings note what the server says in X-Cache.
+Arrivals share connections that are kept open, as a client library's pool does: `empty` has such a one, too. `--until` ends
+the run after a phase. A question is the same words for every seed, has temperature 0, and is always asked as a stream or
+never. Every phase begins with the same order of popularity, which then drifts with `--churn`. Timings note what the server
+says in X-Cache.
 """
 
 import argparse
@@ -39,6 +41,8 @@ DRAWN = 20_000
 """Requests drawn at once."""
 STRIDE = 1 << 20
 """Numbers of one tenant's questions."""
+IDLE_S = 2.0
+"""After which a connection is not used again: a server may close it at that moment."""
 
 
 class Popular(Questions):
@@ -80,11 +84,18 @@ class CachingCrowd(Crowd):
         del self.headers["Cache-Control"]
         self.popular = Popular(self.options, 0)
         self.left = 0
+        self.pool: list[tuple[str, float, HTTPClient]] = []
 
     def connect(self) -> HTTPClient:
         return HTTPClient.from_url(self.target, network_timeout=120) if self.target else super().connect()
 
     def phases(self) -> Iterator[Phase]:
+        for phase in self.all_phases():
+            yield phase
+            if phase.name == self.options.until:
+                return
+
+    def all_phases(self) -> Iterator[Phase]:
         rate, users, seconds = self.options.rate, self.options.closed_users, self.options.phase_seconds
         yield self.empty(rate, seconds)
         yield self.about(1).open("cold", rate, seconds)
@@ -160,6 +171,16 @@ class CachingCrowd(Crowd):
         phase.end = self.recording.now()
         return phase
 
+    def _once(self, question: tuple[list[dict[str, str]], int, int], due: float) -> None:
+        """On a connection of the pool, the last used first."""
+        target, now = self.target, self.recording.now()
+        usable = [one for one in self.pool if one[0] == target and now - one[1] < IDLE_S]
+        if usable:
+            self.pool.remove(usable[-1])
+        http = usable[-1][2] if usable else self.connect()
+        if self.ask(*question, due, http).error is None:
+            self.pool.append((target, self.recording.now(), http))
+
     def _warm(self) -> None:
         http = self.connect()
         while self.left > 0:
@@ -201,6 +222,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--burst", type=int, default=100, help="the same question at once")
     group.add_argument("--closed-users", type=int, default=4, help="at once, in closed-loop phases")
     group.add_argument("--phase-seconds", type=float, default=10.0, help="of each phase that lasts a time")
+    group.add_argument("--until", default="", help="the last phase; all of them, if left out")
     group.add_argument("--elsewhere", default="", help="URL of another server over the same store")
     group.add_argument(
         "--store-pid", type=int, default=0, help="of the shared store: it is stopped and killed at the end"

@@ -19,21 +19,29 @@ from tradewind.caching.simulate import KEY_BYTES, ideal, replay
 from tradewind.caching.traces import Answers, Popularity, from_rows
 from tradewind.errors import UserError
 from tradewind.intervals import wilson
+from tradewind.load.prices import PRICE, PRICE_OF
 from tradewind.load.results import QUANTILES, Span, Timing, client, latency, quantile, spans, within
 from tradewind.tracking import Measurement
 
 NAME, RATE = "caching", 50.0
 """RATE: arrivals a second where none is given, as most are hits."""
 PREDICTED = ("cold", "warm")
+UNTIL = ("", "empty", "cold", "warm-up", "warm", "kept")
+"""Phases that a run may end with; all, if it says nothing."""
 SAME_P95 = 0.8
 """Of the uncached system's requests/s / (1 - hit ratio), the goal at the same p95."""
 HELD = "tradewind_response_cache"
 
 
+OURS = ("store", "cache_mib", "cache_ttl_s", "price_per_hour")
+"""Settings that are none of Locust's options."""
+
+
 @dataclass(frozen=True)
 class CachingSettings:
     """Of the load test `caching`, see there. store: memory, or redis: one of our own that two servers share. cache_mib,
-    cache_ttl_s: of the server that is started here; of one that runs already, what it was given (for the prediction)."""
+    cache_ttl_s: of the server that is started here; of one that runs already, what it was given (for the prediction). until:
+    one of UNTIL. price_per_hour: USD, of the machine."""
 
     questions: int = 1000
     exponent: float = 1.0
@@ -45,11 +53,13 @@ class CachingSettings:
     store: str = "memory"
     cache_mib: int = 64
     cache_ttl_s: float = 3600.0
+    until: str = ""
+    price_per_hour: float = PRICE
 
     @property
     def options(self) -> list[str]:
         """Of Locust."""
-        names = [one.name for one in fields(self) if one.name != "store" and not one.name.startswith("cache_")]
+        names = [one.name for one in fields(self) if one.name not in OURS]
         return [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(self, name)))]
 
     def server(self, cache: str) -> list[str]:
@@ -85,6 +95,7 @@ def measure_caching(
         found += [replace(one, name=f"{name}/{one.name}") for one in counted(requests, parts, seed)]
     good = {name: ended(part) for name, (_, part) in phases.items()}
     found += [*same_p95(phases, seed), *miss_cost(good, seed), *saved(good, seed)]
+    found += cost(phases, settings.price_per_hour, seed)
     for name in PREDICTED:
         if good.get(name):
             found += predicted(name, good, settings, entry, seed)
@@ -161,6 +172,21 @@ def saved(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement
         formula = "median E2E of misses - E2E, summed over hits"
         found.append(Measurement("saved_s", spared, "s", len(hits), None, formula, seed))
     return found
+
+
+def cost(phases: Mapping[str, tuple[Sequence[Span], Sequence[Timing]]], price: float, seed: int) -> list[Measurement]:
+    """What 1,000 answers cost without the cache, by the requests/s of a machine that is kept busy, and what the hits of this
+    run saved of that. Hits count as free; what a machine costs while it waits is not looked at."""
+    if not ended(phases.get("uncached", ((), ()))[1]):
+        return []
+    thousand = 1000 * price / 3600 / speed(*phases["uncached"])[1]
+    hits = sum(outcome_of(one) == "hit" for _, requests in phases.values() for one in ended(requests))
+    how = f"at {price} USD an hour ({PRICE_OF})"
+    formula = "1,000 * price / requests/s of phase `uncached`"
+    return [
+        Measurement("uncached_usd_per_1000", thousand, "USD", None, None, f"{formula}, {how}", seed),
+        Measurement("saved_usd", hits * thousand / 1000, "USD", hits, None, f"hits * that of one answer, {how}", seed),
+    ]
 
 
 def miss_cost(phases: Mapping[str, Sequence[Timing]], seed: int) -> list[Measurement]:

@@ -18,7 +18,7 @@ from tradewind.caching.node import redis_node
 from tradewind.errors import UserError
 from tradewind.files import read_json
 from tradewind.load.caching import NAME as CACHING
-from tradewind.load.caching import CachingSettings, held, measure_caching
+from tradewind.load.caching import UNTIL, CachingSettings, held, measure_caching
 from tradewind.load.faults import Part, killing
 from tradewind.load.results import Slo, measure
 from tradewind.load.server import START_SECONDS, await_ready, served, started
@@ -112,6 +112,8 @@ def _run_caching(path: Path, settings: LoadSettings, seed: int, url: str | None,
     given = settings.caching
     if given.store not in (MEMORY, "redis"):
         raise UserError(f"caching: store {given.store!r}: choose memory or redis")
+    if given.until not in UNTIL:
+        raise UserError(f"caching: no phase {given.until!r} to end with: choose {', '.join(UNTIL[1:])}")
     options = [*given.options, "--closed-users", str(settings.users)]
     options += ["--phase-seconds", str(settings.seconds / CACHING_PARTS)]
     with ExitStack() as stack:
@@ -127,7 +129,7 @@ def _run_caching(path: Path, settings: LoadSettings, seed: int, url: str | None,
         model = served(host)
         if cache != MEMORY:
             options += ["--elsewhere", stack.enter_context(_server(settings, own))]
-        if not url:
+        if not url and not given.until:
             options += ["--uncached", stack.enter_context(_server(settings, (*server, "--cache", "none")))]
         raw = drive(path, host, settings, seed, options, WARMING_SECONDS)
         entry = held(host)

@@ -1,0 +1,8 @@
+"""What a machine like the one that is measured on costs: one assumption for all that is told in money."""
+
+PRICE = 0.0864
+"""USD an hour."""
+PRICE_OF = (
+    "assumption: Amazon EC2 m6a.large (2 vCPU, 8 GiB), Linux, on demand, us-east-1; list price in USD an hour as it was "
+    "known at the end of 2025, not looked up again"
+)
