@@ -1,6 +1,7 @@
 """The load test `caching`: against a small server whose cache is known, and its measurements by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tradewind.caching.memory import OVERHEAD
 from tradewind.caching.simulate import entry_bytes
 from tradewind.errors import UserError
 from tradewind.load.caching import CachingSettings, measure_caching
+from tradewind.load.scenario import LoadSettings, run_scenario
 
 SHORT = ["--seconds", "10", "--rate", "40", "--users", "2", "--prompt-words", "6", "--answer-tokens", "3"]
 TRACE = ["--questions", "60", "--tenants", "2", "--churn", "0.01", "--warm-requests", "150", "--burst", "30"]
@@ -70,6 +72,17 @@ def test_servers_of_its_own_with_a_cache_and_without(folder: Path) -> None:
     assert found["uncached_p95_ms"] > 0
 
 
+def test_a_run_ends_after_the_phase_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    chosen = CachingSettings(questions=20, warm_requests=30, until="warm")
+    given = LoadSettings("caching", "mock", "mock", 2, 10, prompt_words=6, answer_tokens=3, rate=40.0, caching=chosen)
+    found = {one.name: one.value for one in run_scenario(given, 0).measurements}
+    assert {name.partition("/")[0] for name in found if "/" in name} == {"empty", "cold", "warm-up", "warm"}
+    assert found["cold/failures"] == found["warm/failures"] == 0
+    with pytest.raises(UserError, match="no phase 'hot'"):
+        run_scenario(replace(given, caching=replace(chosen, until="hot")), 0)
+
+
 def timing(start: float, end: float, cache: str | None, question: int = 0, **more: Any) -> dict[str, Any]:
     return {
         "start": start, "texts": [(start + end) / 2, end], "end": end, "error": None, "rejected": None, "due": None,
@@ -125,6 +138,14 @@ def test_the_cost_of_a_miss_by_hand() -> None:
     phases = {"uncached": [timing(0, 2, None), timing(3, 5, None)], "no-cache": [timing(10, 12.5, "miss")]}
     found = {one.name: one.value for one in measure_caching(raw(phases), CachingSettings(), 0)}
     assert found["miss_cost_ms"] == pytest.approx(500)
+
+
+def test_the_money_that_hits_save_by_hand() -> None:
+    """Two answers in ten seconds at 36 USD an hour: 0.05 USD each."""
+    phases = {"uncached": [timing(0, 2, None), timing(3, 5, None)], "warm": [timing(10, 10.1, "hit") for _ in range(4)]}
+    found = {one.name: one.value for one in measure_caching(raw(phases), CachingSettings(price_per_hour=36), 0)}
+    assert found["uncached_usd_per_1000"] == pytest.approx(50)
+    assert found["saved_usd"] == pytest.approx(0.2)
 
 
 def test_the_prediction_knows_the_budget() -> None:
