@@ -10,6 +10,7 @@ from tradewind.report import caching
 from tradewind.report.readme import Reports
 
 STUDY = "studies/caching"
+NAMES = ("memory hit", "redis fetched", "redis hit", "none", "memory", "redis")
 
 
 def measured(**values: float) -> dict[str, Any]:
@@ -44,6 +45,31 @@ def test_hits_and_misses_are_rows_of_their_own(reports: Reports) -> None:
     assert "| warm | 0.800 | 0.790 | 0.010 | 0.900 |" in text
     assert "gives 3.8 times its requests/s; 0.8 / (1 - hit ratio) would be 4.0" in text
     assert "a machine, commit abc" in text
+
+
+def test_what_a_miss_costs_is_told_by_kind_and_decides(reports: Reports) -> None:
+    calls = ("empty", *(f"{name} {kind}" for name in NAMES for kind in ("whole", "stream")))
+    made: dict[str, Any] = {f"{name}/p50_ms": {"value": 1.5, "interval": [1.25, 1.75]} for name in calls}
+    made |= {f"{name}/p95_ms": {"value": 3.0, "interval": None} for name in calls}
+    made |= {f"{name} {kind}/miss_cost_ms": {"value": 0.21, "interval": [0.1, 0.3]} for name in ("memory", "redis")
+             for kind in ("whole", "stream")}  # fmt: skip
+    facts = {"device": "a machine", "git_commit": "abc", "params": {"rounds": 9, "rate": 50.0, "tokens": 44}}
+    write_json(reports.folder / STUDY / "cost.json", facts | {"measurements": made})
+    text = caching.SECTIONS["caching_cost"](reports)
+    assert "| hit, fetched from Redis | stream | 1.50 [1.25, 1.75] | 3.00 |" in text
+    assert "with Redis behind it, whole: +0.21 ms [0.10, 0.30]" in text
+    assert "a miss +0.2 ms beside no cache" in caching.decision(reports)
+
+
+def test_the_sweep_stands_beside_its_prediction(reports: Reports) -> None:
+    phase = {"measured": 0.5, "predicted": 0.48, "ideal": 0.9, "failures": 0}
+    facts = {"device": "a machine", "git_commit": "abc", "settings": {"caching": LOAD["memory"]["settings"]["caching"]}}
+    error = {name: {"median": 0.02, "largest": 0.02, "n": 1} for name in ("cold", "warm")}
+    rows = [{"setting": "tenants", "value": 4, "cold": phase, "warm": phase}]
+    write_json(reports.folder / STUDY / "sweep.json", facts | {"error": error, "rows": rows})
+    text = caching.SECTIONS["caching_sweep"](reports)
+    assert "| tenants 4 | 0.500 / 0.480 | 0.500 / 0.480 | 0.900 |" in text
+    assert "warm: median 0.020, largest 0.020 of 1 runs" in text
 
 
 def test_the_decision_states_what_was_measured_and_nothing_else(reports: Reports) -> None:

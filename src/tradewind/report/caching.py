@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tradewind.load.prices import PRICE_OF
 from tradewind.report.markdown import source, table
 from tradewind.report.readme import Reports
 from tradewind.report.serving import found, missing, section
@@ -60,7 +61,10 @@ def load(data: Any) -> str:
             f" At the p95 of the server without a cache ({values['uncached_p95_ms']:.0f} ms, of all requests) the cache "
             f"gives {gain:.1f} times its requests/s; 0.8 / (1 - hit ratio) would be {goal:.1f}."
         )
-    tail += f" Saved: {values['saved_tokens']:,.0f} tokens, {values['saved_s']:,.0f} s of generation. "
+    tail += f" Saved: {values['saved_tokens']:,.0f} tokens, {values['saved_s']:,.0f} s of generation"
+    if (thousand := values.get("uncached_usd_per_1000")) is not None:
+        tail += f", {values['saved_usd']:.3f} USD at {thousand:.4f} USD for 1,000 answers that are made ({PRICE_OF})"
+    tail += ". "
     tail += f"{values['burst/generations']:.0f} generation for the {given['burst']} identical requests.\n"
     head = table(["E2E, ms", "requests", "p50", "p95", "p99"], rows)
     return head + "\n" + table(["phase", "hit ratio", "predicted", "coalesced", "ideal"], ratios) + tail + source(data)
@@ -80,6 +84,64 @@ def shared(data: Any) -> str:
     floor = values["empty/empty/e2e_p50_ms"]
     text = f"\nA route that does nothing takes this client {floor:.1f} ms.\n"
     return table(["E2E, ms", "requests", "failed", "p50", "p95", "p99"], rows) + text + source(data)
+
+
+def cost(data: Any) -> str:
+    """What a call takes on an engine that takes next to nothing, and what the cache adds to one that it cannot answer."""
+    made = data["measurements"]
+
+    def cells(name: str) -> list[str]:
+        low, high = made[f"{name}/p50_ms"]["interval"]
+        return [
+            f"{made[f'{name}/p50_ms']['value']:.2f} [{low:.2f}, {high:.2f}]",
+            f"{made[f'{name}/p95_ms']['value']:.2f}",
+        ]
+
+    rows = [["a route that does nothing", "", *cells("empty")]]
+    for name, words in (
+        ("memory hit", "hit, in this process"), ("redis fetched", "hit, fetched from Redis"),
+        ("redis hit", "hit, fetched before"), ("none", "no cache"), ("memory", "miss, in memory"),
+        ("redis", "miss, memory and Redis"),
+    ):  # fmt: skip
+        rows += [[words, kind, *cells(f"{name} {kind}")] for kind in ("whole", "stream")]
+    added = []
+    for store, words in (("memory", "in memory"), ("redis", "with Redis behind it")):
+        for kind in ("whole", "stream"):
+            one = made[f"{store} {kind}/miss_cost_ms"]
+            low, high = one["interval"]
+            added.append(f"{words}, {kind}: {one['value']:+.2f} ms [{low:.2f}, {high:.2f}]")
+    given = data["params"]
+    tail = (
+        f"\nA miss minus the same call without a cache, round by round: {'; '.join(added)}. {given['rounds']} rounds, "
+        f"{given['rate']:g} calls a second, {given['tokens']} tokens an answer, the mock engine.\n"
+    )
+    return table(["E2E, ms", "", "p50 [95 %]", "p95"], rows) + tail + source(data)
+
+
+def sweep(data: Any) -> str:
+    rows = [
+        [
+            f"{row['setting']} {row['value']:g}",
+            *(
+                f"{row[phase]['measured']:.3f} / {row[phase]['predicted']:.3f}"
+                for phase in ("cold", "warm")
+            ),
+            f"{row['warm']['ideal']:.3f}",
+        ]
+        for row in data["rows"]
+    ]  # fmt: skip
+    said = "; ".join(
+        f"{phase}: median {one['median']:.3f}, largest {one['largest']:.3f} of {one['n']} runs"
+        for phase, one in data["error"].items()
+    )
+    failed = sum(row[phase]["failures"] for row in data["rows"] for phase in ("cold", "warm"))
+    given = data["settings"]["caching"]
+    tail = (
+        f"\nMeasured / predicted hit ratio. {given['questions']:,} questions, exponent {given['exponent']:g}, "
+        f"{given['cache_mib']} MiB, warmed up with {given['warm_requests']:,} requests, but for what the row changes. "
+        f"|predicted - measured|: {said}. Failed requests: {failed:.0f}.\n"
+    )
+    return table(["", "cold", "warm", "ideal"], rows) + tail + source(data)
 
 
 def policies(data: Any) -> str:
@@ -187,10 +249,12 @@ def decision(reports: Reports) -> str:
     lines = []
     if made is not None:
         values = _values(made["memory"])
-        beside = values["kept/hit/e2e_p50_ms"] - values["empty/empty/e2e_p50_ms"]
+        beside, missed = values["kept/hit/e2e_p50_ms"] - values["empty/empty/e2e_p50_ms"], values["miss_cost_ms"]
+        if (alone := found(reports, f"{STUDY}/cost")) is not None:
+            missed = alone["measurements"]["memory whole/miss_cost_ms"]["value"]
         lines.append(
             f"**Answers are cached by default, in memory.** A hit takes {beside:.1f} ms beside a route that does nothing, "
-            f"a miss {values['miss_cost_ms']:+.1f} ms beside no cache, and the same question at once is made once."
+            f"a miss {missed:+.1f} ms beside no cache, and the same question at once is made once."
         )
     if (traces := found(reports, f"{STUDY}/traces")) is not None:
         best = max(traces["mean"], key=lambda name: traces["mean"][name]["hit_ratio"])
@@ -226,6 +290,8 @@ def _measured(part: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 SECTIONS = {
     "caching_load": section(f"{STUDY}/load", load),
     "caching_shared": section(f"{STUDY}/load", shared),
+    "caching_cost": section(f"{STUDY}/cost", cost),
+    "caching_sweep": section(f"{STUDY}/sweep", sweep),
     "caching_policies": section(f"{STUDY}/traces", policies),
     "caching_prefix": section(f"{STUDY}/prefix", prefix),
     "caching_vectors": section(f"{STUDY}/encoder", vectors),
