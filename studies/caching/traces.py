@@ -41,7 +41,7 @@ OUT = Path("reports/studies/caching")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="traces for each cell")
+    parser.add_argument("--seeds", type=int, default=10, help="traces for each cell")
     parser.add_argument("--requests", type=int, default=2500, help="of the warm-up, and again counted")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
