@@ -7,14 +7,16 @@ Not served: responses, audio, images, batches (404 `unknown_url`).
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from limits.aio.storage import Storage
+from pydantic import BaseModel
 
 from tradewind.caching.observed import EmbeddingMetrics
 from tradewind.caching.popular import CallLog, popular
@@ -103,6 +105,17 @@ def create_app(
     return app
 
 
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Handled(APIRoute):
+    """Its handler takes the request and gives the response, so that nothing is to be injected, checked or converted: the
+    framework's machinery for that takes a tenth of a cached answer's time."""
+
+    def get_route_handler(self) -> Handler:
+        return self.endpoint
+
+
 def _add_probes(app: FastAPI, ready: Readiness, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -141,15 +154,21 @@ def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings, embeddi
             calls.add(request.url.path, meter.principal.tenant, json.loads(raw))
         return response
 
-    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest))
+    def post(path: str, wire: type[BaseModel]) -> Callable[[Handler], None]:
+        extra = body_of(wire)
+        return lambda handler: app.router.add_api_route(
+            path, handler, methods=["POST"], openapi_extra=extra, route_class_override=Handled
+        )
+
+    @post("/v1/chat/completions", ChatRequest)
     async def chat(request: Request) -> Response:
         return await answered(request, ChatRequest, "chatcmpl")
 
-    @app.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
+    @post("/v1/completions", CompletionRequest)
     async def text(request: Request) -> Response:
         return await answered(request, CompletionRequest, "cmpl")
 
-    @app.post("/v1/embeddings", openapi_extra=body_of(EmbeddingRequest))
+    @post("/v1/embeddings", EmbeddingRequest)
     async def embed(request: Request) -> Response:
         if embeddings is None:
             raise ApiError("unknown_url", "This server has no encoder: it makes no embeddings.")
