@@ -47,6 +47,7 @@ from tradewind import host
 from tradewind.cluster.routing import STRATEGIES
 from tradewind.config import build, read_params, run
 from tradewind.engine import load_engine
+from tradewind.engine.backend import Backend
 from tradewind.engine.mock import MockEngine
 from tradewind.engine.requests import TERMINAL, Delta, Done, Event, Request
 from tradewind.engine.sampling import SamplingParams
@@ -58,7 +59,6 @@ from tradewind.evaluation.variant import load_codec
 from tradewind.files import read_json, write_json
 from tradewind.load.scenario import LoadSettings, run_scenario
 from tradewind.load.server import started as serving
-from tradewind.serving.backend import Backend
 from tradewind.tracking import Measurement, git_commit, record_run
 
 PARTS = ("hop", "path", "routing", "overload")

@@ -3,12 +3,14 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from tradewind.caching.call import CachedCall
 from tradewind.caching.codec import Answer
 from tradewind.caching.directives import Directives
 from tradewind.caching.memory import LocalStore
-from tradewind.caching.response import CachedCall, CacheRules, ResponseCache
+from tradewind.caching.response import CacheRules, ResponseCache
 from tradewind.caching.shared import Shared
 from tradewind.engine.requests import TERMINAL, Cancelled, Delta, Done, Event, Failed, QueueFull, Request, Sink
 from tradewind.engine.sampling import SamplingParams
@@ -35,7 +37,7 @@ class Running:
     told: int = 0
     ended: bool = False
 
-    @property
+    @cached_property
     def truth(self) -> tuple[Event, ...]:
         return truth(self.request)
 
@@ -63,9 +65,9 @@ class Running:
 
 
 def truth(request: Request) -> tuple[Event, ...]:
-    """What a request's answer is: its tokens, one after the other."""
+    """What a request's answer is: its tokens, one after the other, each with the name of who asked."""
     deltas = [
-        Delta(0, f"{token} ", 1, (), "stop" if place == len(request.prompt) - 1 else None, (token,))
+        Delta(0, f"{request.tenant}{token} ", 1, (), "stop" if place == len(request.prompt) - 1 else None, (token,))
         for place, token in enumerate(request.prompt)
     ]
     return (*deltas, Done(len(request.prompt), len(deltas)))
@@ -73,14 +75,17 @@ def truth(request: Request) -> tuple[Event, ...]:
 
 @dataclass
 class Hand:
-    """A `Backend`. room: how many requests it takes."""
+    """A `Backend`. room: how many requests it takes. broken: it fails at the door, which no backend should."""
 
     room: int = 10_000
+    broken: bool = False
     running: list[Running] = field(default_factory=list)
     engine: Any = None
     idle: bool = True
 
     def submit_all(self, calls: Sequence[tuple[Request, Sink]]) -> Sequence[Running]:
+        if self.broken:
+            raise RuntimeError("the backend")
         if sum(not one.ended for one in self.running) + len(calls) > self.room:
             raise QueueFull("full")
         made = [Running(request, sink) for request, sink in calls]
@@ -119,7 +124,7 @@ class Lab:
 
     def ask(self, *prompts: Sequence[int], header: str = "", **given: Any) -> "Asking":
         requests = [Request(tuple(prompt), 64, **({"sampling": GREEDY} | given)) for prompt in prompts]
-        return Asking(self.cache.call(self.hand, "model", Directives.of(header)), requests)
+        return Asking(CachedCall(self.cache, self.hand, "model", Directives.of(header)), requests)
 
 
 class Asking:

@@ -1,6 +1,7 @@
 import json
 import logging
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -18,7 +19,8 @@ def test_the_most_frequent_calls_of_a_day(tmp_path: Path, monkeypatch: pytest.Mo
         (30, TEXT, "b", "often"), (20, TEXT, "a", "often"), (10, TEXT, "a", "late"),
     ):  # fmt: skip
         monkeypatch.setattr(module.time, "time", lambda age=age: 1e9 - age)  # type: ignore[misc]
-        calls.add(path, tenant, {"prompt": prompt})
+        calls.add(path, tenant, json.dumps({"prompt": prompt}).encode())
+    calls.close()
     found = popular(calls.path, 3, now=1e9)
     assert [(one.path, one.tenant, one.body["prompt"], one.count) for one in found] == [
         (TEXT, "a", "often", 2), (CHAT, "a", "once", 1), (TEXT, "b", "often", 1),
@@ -30,7 +32,8 @@ def test_a_full_log_is_put_aside_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "LARGEST", 1000)
     calls = CallLog(tmp_path / "calls.jsonl")
     for place in range(100):
-        calls.add(TEXT, "", {"prompt": f"{place}"})
+        calls.add(TEXT, "", json.dumps({"prompt": f"{place}"}).encode())
+    calls.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calls.jsonl", "calls.jsonl.1"]
     assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
     kept = [one.body["prompt"] for one in popular(calls.path, 1000)]
@@ -60,5 +63,18 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, caplog: pytes
     calls = CallLog(tmp_path / "file" / "calls.jsonl")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            calls.add(TEXT, "", {})
+            calls.add(TEXT, "", b"{}")
+        calls.close()
     assert len(caplog.messages) == 1
+
+
+def test_what_the_writer_cannot_keep_up_with_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it."""
+    monkeypatch.setattr(module, "BACKLOG", 3)
+    calls, hold = CallLog(tmp_path / "calls.jsonl"), Event()
+    calls._writer.submit(hold.wait)
+    for _ in range(10):
+        calls.add(TEXT, "", b"{}")
+    hold.set()
+    calls.close()
+    assert len(calls.path.read_text().splitlines()) == 3

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.caching.lab import Asking, Lab, truth
+from tradewind.caching.call import CachedCall
+from tradewind.caching.response import LONG_BYTES, READ_BYTES
 from tradewind.engine.requests import TERMINAL, Cancelled, Done, Failed, QueueFull, Refused
 from tradewind.engine.sampling import SamplingParams
 
@@ -195,7 +198,7 @@ async def test_near_its_end_an_answer_is_made_anew_now_and_then() -> None:
     await settled()
     for left, share in ((50.0, 0.007), (10.0, 0.368), (2.0, 0.819)):
         lab.clock.now = 1110.0 - left
-        anew = [lab.cache.find(key, None) is None for _ in range(2000)]
+        anew = [lab.cache.find(key, None)[0] is None for _ in range(2000)]
         assert sum(anew) / 2000 == pytest.approx(share, abs=0.04)
 
 
@@ -213,7 +216,7 @@ async def test_an_urgent_request_does_not_wait_for_a_patient_one() -> None:
 async def test_a_seat_whose_sink_breaks_takes_nothing_from_the_others() -> None:
     lab = Lab()
     leader = lab.ask(P)
-    call = lab.cache.call(lab.hand, "model", leader.call.directives)
+    call = CachedCall(lab.cache, lab.hand, "model", leader.call.directives)
 
     def broken(event: object) -> None:
         raise ValueError("its own fault")
@@ -233,34 +236,100 @@ async def test_identical_prompts_of_one_call_are_one_generation() -> None:
     assert asking.events[0] == asking.events[1] != asking.events[2]
 
 
+@in_loop
+async def test_a_backend_that_breaks_at_the_door_leaves_nothing() -> None:
+    lab = Lab()
+    lab.hand.broken = True
+    with pytest.raises(RuntimeError, match="the backend"):
+        lab.ask(P, Q)
+    lab.hand.broken = False
+    asking = lab.ask(P, Q)
+    assert asking.outcomes == ["miss", "miss"]
+    for running in lab.hand.running:
+        running.finish()
+    assert all(isinstance(events[-1], Done) for events in asking.events)
+
+
+@in_loop
+async def test_a_request_without_a_key_leaves_nothing_of_the_others() -> None:
+    lab = Lab()
+    with pytest.raises(TypeError):
+        lab.ask(P, (10**30,))
+    assert not lab.hand.running
+    assert lab.ask(P).outcomes == ["miss"]
+
+
+@in_loop
+async def test_a_backend_that_breaks_when_it_is_asked_again_ends_who_waits() -> None:
+    lab = Lab()
+    asking = [lab.ask(P) for _ in range(4)]
+    lab.hand.broken = True
+    lab.hand.running[0].fail()
+    for _ in range(4):
+        await settled()
+    assert all(isinstance(one.events[0][-1], Failed) for one in asking)
+    assert not lab.cache._flights
+
+
+@in_loop
+async def test_what_is_held_ready_is_bounded_in_bytes() -> None:
+    lab = Lab(budget=64 << 20)
+    for number in range(300):
+        length = 1500 if number % 10 == 0 else 60
+        lab.ask((number, *range(length)))
+        lab.hand.running[-1].finish()
+        await settled()
+        assert lab.ask((number, *range(length))).outcomes == ["hit"]
+    cache = lab.cache
+    assert cache._read_bytes == sum(len(value) for value, _ in cache._read.values()) <= READ_BYTES
+    assert max(len(value) for value, _ in cache._read.values()) <= LONG_BYTES
+    assert len(cache._read) > 50
+
+
+@in_loop
+async def test_looking_whether_an_answer_is_there_is_no_use_of_it() -> None:
+    lab = Lab(refresh=1e9)  # each use would have it made anew
+    asking = lab.ask(P)
+    request = lab.hand.running[0].request
+    lab.clock.now += 1
+    lab.hand.running[0].finish()
+    await settled()
+    before = replace(lab.cache.local.counts)
+    assert asking.call.knows(request)
+    assert lab.cache.local.counts == before
+    lab.clock.now += 4000
+    assert not asking.call.knows(request)
+
+
 class Schedules(RuleBasedStateMachine):
-    """Any order of asking, leaving, steps, failures, refusals, time."""
+    """Any order of asking, leaving, steps, failures, refusals, faults of the backend, time. Tenants ask the same."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.lab = Lab(ttl_s=50.0, budget=4000)
-        self.asking: list[tuple[Asking, tuple[int, ...]]] = []
+        self.asking: list[tuple[Asking, str, tuple[int, ...]]] = []
         self.left: set[int] = set()
 
     def teardown(self) -> None:
         for one in self.lab.hand.running:
             one.finish()
         self.run()
-        for place, (asking, prompt) in enumerate(self.asking):
+        for place, (asking, tenant, prompt) in enumerate(self.asking):
             (events,) = asking.events
             assert sum(isinstance(event, TERMINAL) for event in events) == 1
             assert isinstance(events[-1], TERMINAL)
             if isinstance(events[-1], Cancelled):
                 assert place in self.left
             if isinstance(events[-1], Done):
-                assert tuple(event.text for event in events[:-1]) == tuple(f"{token} " for token in prompt)
+                assert tuple(event.text for event in events[:-1]) == tuple(f"{tenant}{token} " for token in prompt)
         self.loop.close()
 
     def run(self, what: Callable[[], object] = lambda: None) -> None:
         async def inside() -> None:
             what()
-            await settled()
+            for _ in range(1 + len(self.asking)):  # each failure may have the next one ask again
+                await settled()
 
         self.loop.run_until_complete(inside())
 
@@ -268,15 +337,24 @@ class Schedules(RuleBasedStateMachine):
         key=st.integers(0, 2), tenant=st.sampled_from("ab"), header=st.sampled_from(["", "", "no-cache", "max-age=20"])
     )
     def ask(self, key: int, tenant: str, header: str) -> None:
-        prompt = ({"a": 1, "b": 2}[tenant], key, key, 9)
+        """Who asks for no fresh answer has none made that is being made."""
+        prompt = (key, key, 9)
+        before = self.under_way()
 
         def inside() -> None:
             try:
-                self.asking.append((self.lab.ask(prompt, header=header, tenant=tenant), prompt))
+                self.asking.append((self.lab.ask(prompt, header=header, tenant=tenant), tenant, prompt))
             except QueueFull:
                 assert self.lab.hand.room == 0
+            except RuntimeError:
+                assert self.lab.hand.broken
 
         self.run(inside)
+        if header != "no-cache" and (tenant, prompt) in before:
+            assert len(self.under_way()) == len(before)
+
+    def under_way(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(one.request.tenant, one.request.prompt) for one in self.lab.hand.running if not one.ended]
 
     @precondition(lambda self: self.asking)
     @rule(data=st.data())
@@ -299,13 +377,9 @@ class Schedules(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.lab.clock.now += seconds
 
-    @invariant()
-    def one_generation_for_each_key(self) -> None:
-        """But for those who asked for a fresh one."""
-        if any(one[0].call.directives.no_cache for one in self.asking):
-            return
-        under_way = [(one.request.tenant, one.request.prompt) for one in self.lab.hand.running if not one.ended]
-        assert len(under_way) == len(set(under_way))
+    @rule(broken=st.booleans())
+    def breaks(self, broken: bool) -> None:
+        self.lab.hand.broken = broken
 
     @invariant()
     def nothing_is_left_over(self) -> None:

@@ -11,6 +11,7 @@ import redis as redis_client
 
 from tests.caching.lab import GREEDY, Asking, Lab
 from tradewind.caching import response, shared
+from tradewind.caching.call import CachedCall
 from tradewind.caching.codec import Answer, pack
 from tradewind.caching.node import RedisNode
 from tradewind.caching.response import anchored
@@ -162,7 +163,7 @@ def test_another_model_knows_nothing_of_it(redis_node: RedisNode) -> None:
         one = lab(redis_node)
         await made(one, one.ask(P))
         await kept(one)
-        new = one.cache.call(one.hand, "another model", one.ask(P).call.directives)
+        new = CachedCall(one.cache, one.hand, "another model", one.ask(P).call.directives)
         new.submit_all([(Request(P, 64, GREEDY), lambda event: None)])
         await until(lambda: len(one.hand.running) == 2)
         await one.cache.close()

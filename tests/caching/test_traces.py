@@ -67,7 +67,8 @@ def test_a_log_is_read_in_the_order_of_time(tmp_path: Path) -> None:
 def test_a_servers_log_of_calls_is_a_trace(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.jsonl")
     for tenant, words, stream in (("x", "a", True), ("x", "a", False), ("y", "b", True)):
-        log.add("/v1/chat/completions", tenant, {"prompt": words, "stream": stream})
+        log.add("/v1/chat/completions", tenant, json.dumps({"prompt": words, "stream": stream}).encode())
+    log.close()
     trace = read(tmp_path / "calls.jsonl", Answers())
     assert (trace.questions.tolist(), trace.tenants.tolist()) == ([0, 0, 1], [0, 0, 1])
 

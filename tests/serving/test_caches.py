@@ -54,10 +54,10 @@ def caches(served: Served, name: str) -> float:
 
 prompts = st.text(min_size=1, max_size=12)
 fields = st.fixed_dictionaries(
-    {"max_tokens": st.integers(1, 16), "stream": st.booleans()},
+    {"max_tokens": st.integers(1, 16), "stream": st.booleans(), "seed": st.integers(-5, 5)},
     optional={
+        "temperature": st.sampled_from([0.0, 0.7, 1.5]),
         "n": st.integers(1, 3),
-        "seed": st.integers(-5, 5),
         "stop": st.sampled_from(["a", ["e", "o"]]),
         "echo": st.booleans(),
         "logprobs": st.integers(0, 3),
@@ -78,6 +78,10 @@ def test_a_hit_is_the_miss_byte_for_byte(cached: Served, prompt: str, given_: di
     kept = ask(cached, body)
     assert (fresh.headers["x-cache"], kept.headers["x-cache"]) == ("miss", "hit")
     assert same(kept) == same(fresh)
+    made_again = ask(cached, body, cache_control="no-store")
+    assert [re.sub(r'"cached_tokens":\d+', "", same(one)) for one in (made_again, fresh)] == 2 * [
+        re.sub(r'"cached_tokens":\d+', "", same(kept))
+    ]
     ids = [re.findall(r'"id":"([^"]*)"', one.text)[0] for one in (fresh, kept)]
     assert ids[0] != ids[1]
     if body["stream"]:
@@ -106,6 +110,22 @@ def test_headers(cached: Served) -> None:
     assert error_of(ask(cached, body, cache_control="max-age=soon")) == (400, "invalid_value", "Cache-Control")
     with cached.http() as http:
         assert "x-cache" not in http.get("/health").headers
+
+
+def test_directives_in_several_lines_are_one_list(cached: Served) -> None:
+    body = GREEDY | {"prompt": "two lines"}
+    for lines, outcome in ((("max-age=60", "no-store"), "bypass"), (("max-age=60",), "miss"), (("max-age=60",), "hit")):
+        with cached.http() as http:
+            reply = http.post(TEXT, json=body, headers=[("Cache-Control", one) for one in lines])
+        assert reply.headers["x-cache"] == outcome
+
+
+@pytest.mark.parametrize("wrong", [10**30, 2**63, 2**31, -1])
+def test_ids_that_are_none_are_refused_and_leave_nothing(cached: Served, wrong: int) -> None:
+    first = [7, 7, wrong % 97]
+    reply = ask(cached, GREEDY | {"prompt": [first, [wrong]]})
+    assert error_of(reply) == (400, "invalid_value", "prompt")
+    assert ask(cached, GREEDY | {"prompt": first}).headers["x-cache"] == "miss"
 
 
 def test_several_prompts_are_called_by_their_worst(cached: Served) -> None:

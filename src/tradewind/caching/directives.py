@@ -1,7 +1,8 @@
 """What a caller says about caching its call, in the request's `Cache-Control` (RFC 9111, section 5.2.1).
 
 `no-store`: the caches are left alone. `no-cache`: a fresh answer, which is then kept. `max-age=N`: a kept answer of at
-most N seconds. Other directives are ignored, as the RFC has it.
+most N seconds. The other ones are
+ignored, `only-if-cached` and `min-fresh` too.
 """
 
 import re

@@ -11,9 +11,9 @@ It knows no keys and no store. `publish` may be called from any thread; events o
 import threading
 from collections.abc import Callable, Sequence
 
+from tradewind.engine.backend import Cancellable
 from tradewind.engine.grammar import BadStructure
 from tradewind.engine.requests import TERMINAL, Cancelled, Done, Event, Failed, Refused, Request, Sink
-from tradewind.serving.backend import Cancellable
 
 
 class Seat:

@@ -49,11 +49,16 @@ class Counts:
     expired: int = 0
 
 
+def since_boot() -> float:
+    """Seconds, those of sleep included where the system counts them (Linux)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class LocalStore:
     """budget: bytes. policy: a name of POLICIES. clock: seconds. Raises UserError for an unknown policy, or a budget below
     0."""
 
-    def __init__(self, budget: int, policy: str = DEFAULT_POLICY, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, budget: int, policy: str = DEFAULT_POLICY, clock: Callable[[], float] = since_boot) -> None:
         if policy not in POLICIES:
             raise UserError(f"unknown cache policy {policy!r} (choices: {', '.join(POLICIES)})")
         if budget < 0:
@@ -93,6 +98,11 @@ class LocalStore:
         self.counts.misses += 1
         self._policy.missed(key)
         return None
+
+    def peek(self, key: bytes) -> Entry | None:
+        """As `get`, but no use of it: nothing is counted, nothing goes."""
+        entry = self._entries.get(key)
+        return entry if entry is not None and entry.expires > self.now() else None
 
     def put(self, key: bytes, value: bytes, ttl_s: float) -> bool:
         """Whether it is kept. A value that was there goes in any case."""

@@ -12,14 +12,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 from tradewind.errors import UserError
 
 log = logging.getLogger(__name__)
 LARGEST = 16 << 20
+BACKLOG = 1000
+"""Calls that wait to be written."""
 DAY_S = 24 * 3600.0
 ALIKE = ("stream", "stream_options", "priority", "user", "metadata", "safety_identifier", "prompt_cache_key")
 """Fields that change no answer."""
@@ -36,14 +40,26 @@ class Popular:
 
 
 class CallLog:
-    """Appends; a file that cannot be written is told once, and the calls go on."""
+    """Appends, in a thread of its own: what it cannot keep up with is left out. A file that cannot be written is told once,
+    and the calls go on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._failed = False
+        self._writer, self._room = ThreadPoolExecutor(1, "call-log"), BoundedSemaphore(BACKLOG)
 
-    def add(self, path: str, tenant: str, body: Mapping[str, Any]) -> None:
-        line = json.dumps({"time": time.time(), "path": path, "tenant": tenant, "body": body}) + "\n"
+    def add(self, path: str, tenant: str, body: bytes) -> None:
+        """body: JSON, as it came."""
+        if self._room.acquire(blocking=False):
+            self._writer.submit(self._add, path, tenant, body, time.time())
+
+    def close(self) -> None:
+        """When all is written."""
+        self._writer.shutdown()
+
+    def _add(self, path: str, tenant: str, body: bytes, now: float) -> None:
+        self._room.release()
+        line = json.dumps({"time": now, "path": path, "tenant": tenant, "body": json.loads(body)}) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_file() and self.path.stat().st_size + len(line) > LARGEST:

@@ -17,6 +17,7 @@ events. Not covered: answers that begin alike, partial streams to other processe
 """
 
 import asyncio
+import logging
 import math
 import random
 import secrets
@@ -28,27 +29,26 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from tradewind.caching.codec import Answer, BadValue, pack, unpack
-from tradewind.caching.directives import Directives
 from tradewind.caching.flight import Flight, Seat
-from tradewind.caching.key import key_of, reproducible
-from tradewind.caching.memory import LocalStore
+from tradewind.caching.memory import LocalStore, since_boot
 from tradewind.caching.shared import Lease, Shared
-from tradewind.engine.requests import Failed, Refused, Request, Sink
-from tradewind.serving.backend import Backend, Cancellable, Layer
+from tradewind.engine.backend import Backend
+from tradewind.engine.requests import Failed, Request
 
+log = logging.getLogger(__name__)
 Outcome = Literal["hit", "miss", "coalesced", "bypass"]
-RANKED: tuple[Outcome, ...] = ("miss", "bypass", "coalesced", "hit")
-"""A call of several prompts is called by the first of these that one of them is."""
-READ = 64
-"""Answers held ready beside the store's bytes: of 64 tokens each they take some 2 MB."""
+READ_BYTES, LONG_BYTES = 256 << 10, 32 << 10
+"""Of the popular answers that are held ready beside the store's budget, as they are stored; decoded they take up to nine
+times as much. Longer ones are decoded each time."""
 POLL_S, WAIT_S = 0.03, 60.0
 """Between two looks at what another process makes, and how long at most; then it is made here too."""
 
 
 def anchored() -> Callable[[], float]:
-    """Seconds since 1970 by the clock as it was at the start: setting it later makes nothing older or younger."""
-    begin = time.time() - time.monotonic()
-    return lambda: begin + time.monotonic()
+    """Seconds since 1970 by the clock as it was at the start: setting it later makes nothing older or younger. It goes on
+    while the machine sleeps."""
+    begin = time.time() - since_boot()
+    return lambda: begin + since_boot()
 
 
 @dataclass
@@ -58,11 +58,6 @@ class Asked:
     outcome: Outcome = "miss"
     age_s: float = 0.0
     key: bytes = b""
-
-
-def worst(asked: Sequence[Asked]) -> Outcome:
-    """What a call of several prompts is said to be."""
-    return next(one for one in RANKED if any(its.outcome == one for its in asked))
 
 
 class Observer(Protocol):
@@ -112,12 +107,9 @@ class ResponseCache:
         self._chance = chance or random.Random()
         self._flights: dict[bytes, Flight] = {}
         self._read: OrderedDict[bytes, tuple[bytes, Answer]] = OrderedDict()
+        self._read_bytes = 0
         self._lookups: set[asyncio.Task[None]] = set()
         self._writes: set[asyncio.Task[None]] = set()
-
-    def call(self, backend: Backend, identity: str, directives: Directives, streams: bool = True) -> "CachedCall":
-        """A backend for the requests of one HTTP call. streams: whether it cares for the pieces of an answer."""
-        return CachedCall(self, backend, identity, directives, streams)
 
     async def close(self) -> None:
         """What is being written is written first; who waits for another process does so no more."""
@@ -127,30 +119,42 @@ class ResponseCache:
         if self.shared is not None:
             await self.shared.close()
 
-    def find(self, key: bytes, max_age: int | None) -> Answer | None:
-        """Kept here, and not to be made anew."""
+    def holds(self, key: bytes, max_age: int | None) -> bool:
+        """Whether it is kept here, which counts as no use of it."""
+        entry = self.local.peek(key)
+        return entry is not None and self._young(self._unpacked(key, entry.value), max_age)
+
+    def find(self, key: bytes, max_age: int | None) -> tuple[Answer | None, bool]:
+        """What is kept here and may be given; and whether it is there but to be made anew, as it will soon be gone."""
         entry = self.local.get(key)
         if entry is None:
-            return None
+            return None, False
         answer = self._unpacked(key, entry.value)
-        left = entry.expires - self.local.now()
-        return answer if self._serves(answer, left, max_age) else None
+        if not self._young(answer, max_age):
+            return None, False
+        early = self._early(answer, entry.expires - self.local.now())
+        return (None, True) if early else (answer, False)
 
     def _unpacked(self, key: bytes, value: bytes) -> Answer:
         """Popular ones are not read again."""
-        held = self._read.get(key)
+        held = self._read.pop(key, None)
+        if held is not None:
+            self._read_bytes -= len(held[0])
         if held is None or held[0] is not value:
             held = value, unpack(value)
-        self._read[key] = held
-        self._read.move_to_end(key)
-        if len(self._read) > READ:
-            self._read.popitem(last=False)
+        if len(value) <= LONG_BYTES:
+            self._read[key] = held
+            self._read_bytes += len(value)
+        while self._read_bytes > READ_BYTES:
+            self._read_bytes -= len(self._read.popitem(last=False)[1][0])
         return held[1]
 
-    def _serves(self, answer: Answer, left: float, max_age: int | None) -> bool:
-        if max_age is not None and self.age(answer) > max_age:
-            return False
-        return answer.seconds * self.rules.refresh * -math.log(1.0 - self._chance.random()) < left
+    def _young(self, answer: Answer, max_age: int | None) -> bool:
+        return max_age is None or self.age(answer) <= max_age
+
+    def _early(self, answer: Answer, left: float) -> bool:
+        """XFetch's draw: made anew with a chance that grows towards the end. left: seconds until then."""
+        return answer.seconds * self.rules.refresh * -math.log(1.0 - self._chance.random()) >= left
 
     def age(self, answer: Answer) -> float:
         return max(0.0, self.clock() - answer.stored)
@@ -187,6 +191,14 @@ class ResponseCache:
         _spawn(self._resolved(work, flight, max_age, look), self._lookups)
 
     async def _resolved(self, work: Work, flight: Flight, max_age: int | None, look: bool) -> None:
+        """Whatever goes wrong in it is the flight's end, which everybody who waits is told."""
+        try:
+            await self._seen_through(work, flight, max_age, look)
+        except Exception as error:
+            log.exception("the response cache failed on a request")
+            flight.publish(Failed(error))
+
+    async def _seen_through(self, work: Work, flight: Flight, max_age: int | None, look: bool) -> None:
         assert self.shared is not None
         if look and await self._fetched(self.shared, work, flight, max_age):
             return
@@ -220,7 +232,7 @@ class ResponseCache:
             answer = unpack(value)
         except BadValue:
             return False
-        if not waited and not self._serves(answer, left_s, max_age):
+        if not waited and (not self._young(answer, max_age) or self._early(answer, left_s)):
             return False
         work.asked.outcome, work.asked.age_s = ("coalesced", 0.0) if waited else ("hit", self.age(answer))
         self.observer.looked_up(work.asked.outcome, "elsewhere" if waited else "shared", answer, work.asked.age_s)
@@ -234,19 +246,20 @@ class ResponseCache:
         self.observer.looked_up("miss", "", None, 0.0)
         try:
             (ticket,) = work.backend.submit_all([(work.request, flight.publish)])
-        except Refused as error:
+        except Exception as error:  # a refusal, or a fault of the backend's own
             flight.publish(Failed(error))
         else:
             flight.runs_as(ticket)
 
     def _over(self, work: Work, flight: Flight, again: Sequence[Seat]) -> None:
         """In the loop, after the last event was given out."""
-        if flight.whole and not flight.fetched:
-            self._keep(work, flight)
-        else:
+        try:
+            if flight.whole and not flight.fetched:
+                self._keep(work, flight)
+        finally:
             self.abandon(work, flight)
-        for seat in again:
-            self._again(work, seat)
+            for seat in again:
+                self._again(work, seat)
 
     def _again(self, failed: Work, seat: Seat) -> None:
         flight = self._flights.get(failed.key)
@@ -267,7 +280,6 @@ class ResponseCache:
         if self.shared is not None:
             _spawn(self.shared.put(work.key, value, ttl_s, work.lease), self._writes)
             work.lease = None
-        self.abandon(work, flight)
 
 
 def _flying(flight: Flight | None) -> Flight | None:
@@ -282,136 +294,3 @@ def _spawn(work: Coroutine[Any, Any, None], held: set[asyncio.Task[None]]) -> No
     task = asyncio.get_running_loop().create_task(work)
     held.add(task)
     task.add_done_callback(held.discard)
-
-
-class Submitted(Protocol):
-    """What goes to the backend now, and is told how that went."""
-
-    @property
-    def request(self) -> Request: ...
-    @property
-    def sink(self) -> Sink: ...
-    def runs_as(self, ticket: Cancellable) -> None: ...
-    def refused(self) -> None: ...
-    def cancel(self) -> None: ...
-
-
-@dataclass
-class Passing:
-    """A request without a key."""
-
-    request: Request
-    sink: Sink
-    ticket: Cancellable | None = None
-
-    def runs_as(self, ticket: Cancellable) -> None:
-        self.ticket = ticket
-
-    def refused(self) -> None:
-        """Nothing is left of it."""
-
-    def cancel(self) -> None:
-        if self.ticket is not None:
-            self.ticket.cancel()
-
-
-class Leading:
-    """A flight that begins with its submission."""
-
-    def __init__(self, cache: ResponseCache, work: Work, flight: Flight) -> None:
-        self.cache, self.work, self.flight = cache, work, flight
-        self.request, self.sink = work.request, flight.publish
-
-    def runs_as(self, ticket: Cancellable) -> None:
-        self.cache.observer.looked_up("miss", "", None, 0.0)
-        self.flight.runs_as(ticket)
-
-    def refused(self) -> None:
-        self.cache.abandon(self.work, self.flight)
-
-    def cancel(self) -> None:
-        """By its seats."""
-
-
-class CachedCall(Layer):
-    """A `Backend` for one call. What became of its requests, in `asked`, is known with the first event."""
-
-    def __init__(
-        self, cache: ResponseCache, backend: Backend, identity: str, directives: Directives, streams: bool
-    ) -> None:
-        super().__init__(backend)
-        self.cache, self.identity, self.directives, self.streams = cache, identity, directives, streams
-        self.asked: list[Asked] = []
-        self._own: list[Submitted] = []
-
-    def knows(self, request: Request) -> bool:
-        """Whether its answer is kept in this process."""
-        if self._bypasses(request) or self.directives.no_cache:
-            return False
-        return self.cache.find(self._key(request), self.directives.max_age) is not None
-
-    def _key(self, request: Request) -> bytes:
-        return key_of(replace(request, tenant="") if self.cache.rules.shared_by_tenants else request, self.identity)
-
-    def submit_all(self, calls: Sequence[tuple[Request, Sink]]) -> Sequence[Cancellable]:
-        """What is here is told at once. Raises Refused where the backend refuses what is not: then nothing runs."""
-        tickets = [self._take(request, sink) for request, sink in calls]
-        own, self._own = self._own, []
-        try:
-            made = self.backend.submit_all([(one.request, one.sink) for one in own]) if own else ()
-        except Refused:
-            for one in own:
-                one.refused()
-            for ticket in tickets:
-                ticket.cancel()
-            raise
-        for one, ticket in zip(own, made, strict=True):
-            one.runs_as(ticket)
-        return tickets
-
-    def _take(self, request: Request, sink: Sink) -> Cancellable:
-        """Answer, join, or note what is to be submitted."""
-        cache, asked = self.cache, Asked()
-        self.asked.append(asked)
-        if why := self._bypasses(request):
-            asked.outcome = "bypass"
-            cache.observer.looked_up("bypass", why, None, 0.0)
-            self._own.append(Passing(request, sink))
-            return self._own[-1]
-        key = self._key(request)
-        asked.key = key
-        seat = Seat(request, sink)
-        if not self.directives.no_cache and (self._answered(key, seat, asked) or self._joined(key, seat, asked)):
-            return seat
-        work = Work(key, self.backend, replace(request, deadline=None), asked, cache.clock())
-        flight = cache.lead(work, seat)
-        if cache.shared is not None:
-            cache.resolve(work, flight, self.directives.max_age, look=not self.directives.no_cache)
-        else:
-            self._own.append(Leading(cache, work, flight))
-        return seat
-
-    def _answered(self, key: bytes, seat: Seat, asked: Asked) -> bool:
-        answer = self.cache.find(key, self.directives.max_age)
-        if answer is None:
-            return False
-        asked.outcome, asked.age_s = "hit", self.cache.age(answer)
-        self.cache.observer.looked_up("hit", "local", answer, asked.age_s)
-        for event in answer.events if self.streams else answer.whole:
-            seat.sink(event)
-        return True
-
-    def _joined(self, key: bytes, seat: Seat, asked: Asked) -> bool:
-        flight = self.cache.flight(key)
-        if flight is None or seat.request.priority < flight.priority or not flight.join(seat):
-            return False
-        asked.outcome = "coalesced"
-        self.cache.observer.looked_up("coalesced", "here", None, 0.0)
-        return True
-
-    def _bypasses(self, request: Request) -> str:
-        if self.directives.no_store:
-            return "no-store"
-        if not reproducible(request):
-            return "sampled"
-        return "resumed" if request.resumed else ""

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from tradewind.cluster.journal import Journal, Piece
 from tradewind.engine.admission import check
+from tradewind.engine.backend import Facts
 from tradewind.engine.requests import (
     Cancelled,
     Closed,
@@ -39,7 +40,6 @@ from tradewind.engine.requests import (
 )
 from tradewind.engine.settings import Snapshot
 from tradewind.engine.timings import Clock, Observer, Outcome
-from tradewind.serving.backend import Facts
 
 log = logging.getLogger(__name__)
 GLANCE_S = 0.1

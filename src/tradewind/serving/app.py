@@ -6,7 +6,6 @@ Not served: responses, audio, images, batches (404 `unknown_url`).
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,9 +19,9 @@ from pydantic import BaseModel
 
 from tradewind.caching.observed import EmbeddingMetrics
 from tradewind.caching.popular import CallLog, popular
+from tradewind.engine.backend import Backend
 from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors, reference, static
-from tradewind.serving.backend import Backend
 from tradewind.serving.body import parse, read_bytes
 from tradewind.serving.caches import open_cache
 from tradewind.serving.catalog import Alias, Catalog, Served
@@ -72,6 +71,7 @@ def create_app(
         metrics.registry.register(EmbeddingMetrics(embeddings.cache))
     catalog = Catalog(served, settings, aliases, cache, semantic)
     calls = popular(Path(settings.warm_from), settings.warm_calls) if cache and settings.warm_from else ()
+    call_log = CallLog(Path(settings.cache_log)) if settings.cache_log else None
     for one in served:
         metrics.watch(one.scheduler.snapshot, one.name)
 
@@ -85,6 +85,8 @@ def create_app(
             await cache.close()
         if semantic is not None:
             semantic.close()
+        if call_log is not None:
+            call_log.close()
         for one in served:
             one.scheduler.close()
 
@@ -100,7 +102,7 @@ def create_app(
     app.add_middleware(RequestId)
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
-    _add_models(app, catalog, settings, embeddings)
+    _add_models(app, catalog, settings, embeddings, call_log)
     _add_pages(app, catalog, settings, keyed=bool(keys))
     return app
 
@@ -133,7 +135,9 @@ def _add_probes(app: FastAPI, ready: Readiness, metrics: Metrics) -> None:
         return metrics.response()
 
 
-def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings, embeddings: Embeddings | None = None) -> None:
+def _add_models(
+    app: FastAPI, catalog: Catalog, settings: ServeSettings, embeddings: Embeddings | None, call_log: CallLog | None
+) -> None:
     encoders = {} if embeddings is None else {embeddings.encoder.name: embeddings.model}
 
     @app.get("/v1/models")
@@ -144,14 +148,12 @@ def _add_models(app: FastAPI, catalog: Catalog, settings: ServeSettings, embeddi
     async def one_model(name: str) -> dict[str, Any]:
         return {**(encoders.get(name) or catalog.model(name))}
 
-    calls = CallLog(Path(settings.cache_log)) if settings.cache_log else None
-
     async def answered(request: Request, kind: type[ChatRequest | CompletionRequest], prefix: str) -> Response:
         raw = await read_bytes(request, settings.max_body_bytes)
         response = await catalog.answer(parse(raw, kind), prefix, request)
         meter = Meter.of(request.scope)
-        if calls is not None and meter.cached not in (None, "bypass"):
-            calls.add(request.url.path, meter.principal.tenant, json.loads(raw))
+        if call_log is not None and meter.cached not in (None, "bypass"):
+            call_log.add(request.url.path, meter.principal.tenant, raw)
         return response
 
     def post(path: str, wire: type[BaseModel]) -> Callable[[Handler], None]:

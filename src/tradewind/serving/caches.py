@@ -7,20 +7,23 @@
 import logging
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import replace
 
 from fastapi import Request as HttpRequest
 
+from tradewind.caching.call import CachedCall, worst
 from tradewind.caching.directives import BadDirective, Directives
 from tradewind.caching.memory import LocalStore
 from tradewind.caching.observed import CacheMetrics
-from tradewind.caching.response import CachedCall, CacheRules, ResponseCache, anchored, worst
+from tradewind.caching.response import CacheRules, ResponseCache, anchored
 from tradewind.caching.semantic import Neighbour, SemanticCache, headers
 from tradewind.caching.shared import RedisShared
+from tradewind.engine.backend import Backend
 from tradewind.engine.requests import Request
 from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
-from tradewind.serving.backend import Backend
 from tradewind.serving.errors import ApiError
 from tradewind.serving.meter import Meter
 from tradewind.serving.metrics import Metrics
@@ -57,11 +60,11 @@ def secret() -> bytes:
         return given.encode()
     path = home() / SECRET_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(secrets.token_hex(32))
-    except FileExistsError:
-        pass
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # only its owner may read it
+        file.write(secrets.token_hex(32))
+        file.flush()
+        with suppress(FileExistsError):  # whole from the moment that others see it
+            os.link(file.name, path)
     held = path.read_text().strip()
     if len(held) < SECRET_LENGTH:
         raise UserError(f"{path} holds no secret: remove it, and a new one is made")
@@ -71,7 +74,7 @@ def secret() -> bytes:
 def directives_of(http: HttpRequest) -> Directives:
     """Raises ApiError for a header that cannot be read."""
     try:
-        return Directives.of(http.headers.get("cache-control", ""))
+        return Directives.of(", ".join(http.headers.getlist("cache-control")))
     except BadDirective as error:
         raise ApiError("invalid_value", f"Invalid value for Cache-Control: {error}.", "Cache-Control") from None
 
@@ -90,7 +93,9 @@ class CallCaches:
         """The same for the same backend."""
         if self._cache is None:
             return backend
-        return self._calls.setdefault(id(backend), self._cache.call(backend, identity, self._directives, streams))
+        if id(backend) not in self._calls:
+            self._calls[id(backend)] = CachedCall(self._cache, backend, identity, self._directives, streams)
+        return self._calls[id(backend)]
 
     async def meaning(
         self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str, codec: Tokenizer

@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from tradewind.caching.response import ResponseCache
 from tradewind.caching.semantic import SemanticCache
+from tradewind.engine.backend import Backend
 from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
-from tradewind.serving.backend import Backend
 from tradewind.serving.caches import CallCaches
 from tradewind.serving.completions import Completions, Wire
 from tradewind.serving.errors import ApiError

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tradewind.engine.backend import Backend
 from tradewind.engine.grammar import BadStructure, Grammar, Grammars
 from tradewind.engine.requests import (
     Cancelled,
@@ -33,7 +34,6 @@ from tradewind.engine.requests import (
 )
 from tradewind.engine.sampling import SamplingParams
 from tradewind.engine.text import Tokenizer
-from tradewind.serving.backend import Backend
 from tradewind.serving.caches import CallCaches
 from tradewind.serving.errors import CLIENT_GONE, ApiError, refusal
 from tradewind.serving.generation import Generation, Numbered, Work

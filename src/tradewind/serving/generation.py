@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 
 from starlette.requests import Request as HttpRequest
 
+from tradewind.engine.backend import Backend, Cancellable
 from tradewind.engine.requests import TERMINAL, Event, Refused, Request
-from tradewind.serving.backend import Backend, Cancellable
 from tradewind.serving.meter import Meter
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ is not ready, whatever its loop does.
 
 import asyncio
 
+from tradewind.engine.backend import Backend
 from tradewind.engine.requests import TERMINAL, Done, Event, QueueFull, Refused, Request
 from tradewind.engine.sampling import SamplingParams
-from tradewind.serving.backend import Backend
 
 PROBE = "\0readiness"
 """Tenant of the token that is asked for; no key has it."""

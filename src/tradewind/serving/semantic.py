@@ -16,10 +16,10 @@ from prometheus_client.registry import Collector
 from tradewind.caching.key import greedy_as_seen, reproducible
 from tradewind.caching.semantic import Asked, Neighbour, SemanticCache, context_of
 from tradewind.encoder.contract import Encoder
+from tradewind.engine.backend import Backend, Cancellable, Layer
 from tradewind.engine.requests import Delta, Done, Event, Request, Sink
 from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
-from tradewind.serving.backend import Backend, Cancellable, Layer
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.wire import ChatRequest

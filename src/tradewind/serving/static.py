@@ -62,9 +62,10 @@ class Content:
     def reply(self, asked: Headers) -> Response:
         """To a GET or a HEAD."""
         zipped = self.zipped if takes_gzip(asked.get("accept-encoding", "")) else None
+        tag = self._tags[zipped is not None]
         headers = {
             "Cache-Control": self.cache,
-            "ETag": self._tags[zipped is not None],
+            "ETag": tag,
             "X-Content-Type-Options": "nosniff",
             **self.headers,
         }
@@ -72,7 +73,7 @@ class Content:
             headers["Vary"] = "Accept-Encoding"
         if zipped is not None:
             headers["Content-Encoding"] = "gzip"
-        if _known(asked.get("if-none-match", ""), self._tags):
+        if _known(asked.get("if-none-match", ""), tag):
             return NotModifiedResponse(Headers(headers))
         return Response(self.body if zipped is None else zipped, media_type=self.media_type, headers=headers)
 
@@ -146,7 +147,7 @@ def takes_gzip(accepted: str) -> bool:
         return False
 
 
-def _known(asked: str, tags: tuple[str, str]) -> bool:
-    """Whether the client has this content, in whichever encoding (`If-None-Match`, weak comparison)."""
-    given = {tag.strip().removeprefix("W/") for tag in asked.split(",")}
-    return "*" in given or not given.isdisjoint(tags)
+def _known(asked: str, tag: str) -> bool:
+    """Whether the client has just this content in this encoding (`If-None-Match`, weak comparison)."""
+    given = {one.strip().removeprefix("W/") for one in asked.split(",")}
+    return "*" in given or tag in given

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from tradewind import host
 from tradewind.caching.embedding import EmbeddingCache
 from tradewind.caching.memory import LocalStore
 from tradewind.encoder import load_encoder
@@ -66,7 +67,8 @@ def load_tokenizer(settings: ServeSettings) -> Tokenizer:
 
 
 def identity(settings: ServeSettings, name: str) -> str:
-    """Of all that answers of a variant depend on: weights at their precision, tokenizer, template, engine and its library.
+    """Of all that answers of a variant depend on: weights at their precision, tokenizer, template, engine, its
+    library, and the processor, by whose kernels a last bit may differ.
     Empty for the mock.
     """
     if settings.engine == MOCK:
@@ -76,7 +78,7 @@ def identity(settings: ServeSettings, name: str) -> str:
     digests = {file: one["sha256"] for file, one in manifest["digests"].items()}
     held = {file: digest for file, digest in digests.items() if file in manifest["files"][settings.engine]}
     held |= {file: digest for file, digest in digests.items() if file not in others}
-    text = json.dumps([settings.engine, version(LIBRARIES[settings.engine]), held], sort_keys=True)
+    text = json.dumps([settings.engine, version(LIBRARIES[settings.engine]), host.processor(), held], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Sequence
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -29,6 +28,8 @@ ENDPOINTS: dict[str, tuple[type[ChatRequest | CompletionRequest], str]] = {
 REFUSED_S = 1.0
 """Pause where the server has too much to do: real calls go first."""
 TRIES = 60
+CALL_S = 600.0
+"""That one call may take, behind all others."""
 
 
 async def warm(catalog: Catalog, calls: Sequence[Popular]) -> None:
@@ -37,9 +38,9 @@ async def warm(catalog: Catalog, calls: Sequence[Popular]) -> None:
     for call in calls:
         try:
             outcomes.append(await _asked(catalog, call))
-        except (ApiError, ValidationError, KeyError) as error:
+        except Exception as error:  # one bad call is not the end of all
             outcomes.append("failed")
-            log.info("a call to warm up with failed: %s", " ".join(str(error).split())[:200])
+            log.info("a call to warm up with failed: %s", " ".join((str(error) or repr(error)).split())[:200])
     told = ", ".join(f"{outcomes.count(one)} {one}" for one in sorted(set(outcomes))) or "none"
     log.info("warmed up with %d calls in %.1f s: %s", len(calls), time.monotonic() - begun, told)
 
@@ -54,7 +55,8 @@ async def _asked(catalog: Catalog, call: Popular) -> str:
     for last in range(TRIES):
         meter = Meter(Principal("warming", call.tenant or DEFAULT_TENANT))
         try:
-            await catalog.answer(wire, prefix, Request(_scope(call.path, meter), _nothing))
+            async with asyncio.timeout(CALL_S):
+                await catalog.answer(wire, prefix, Request(_scope(call.path, meter), _nothing))
         except ApiError as error:
             if error.status not in (429, 503) or last == TRIES - 1:
                 raise

@@ -90,16 +90,16 @@ def _prompts(value: object) -> object:
     if isinstance(value, list) and value:
         if all(isinstance(one, str) for one in value):
             return tuple(value)
-        if all(map(_is_id, value)):
+        if all(map(is_id, value)):
             return (tuple(value),)
-        if all(isinstance(one, list) and one and all(map(_is_id, one)) for one in value):
+        if all(isinstance(one, list) and one and all(map(is_id, one)) for one in value):
             return tuple(map(tuple, value))
     text = "prompt is a string, an array of strings, an array of token ids or an array of such arrays, none empty"
     raise PydanticCustomError("invalid_value", text)
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _given(name: str) -> JsonDict:

@@ -1,4 +1,4 @@
-"""Who runs the API's requests, as the API sees it: a `Scheduler` in this process, or a `Remote` over replicas elsewhere."""
+"""Who runs requests, as those who ask see it: a `Scheduler` in this process, or a `Remote` over replicas elsewhere."""
 
 from collections.abc import Sequence
 from typing import Protocol
