@@ -17,7 +17,6 @@ take pairs as independent, although they share objects. Not covered: questions o
 """
 
 import argparse
-import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,12 +32,13 @@ from studies.caching.semantic_pairs import RIGHT, WRONG, Intent, Pair, intents, 
 from studies.caching.semantic_picture import draw
 from tradewind import host
 from tradewind.caching.guard import differs
-from tradewind.caching.semantic import Asked, Encoder, SemanticCache
+from tradewind.caching.semantic import Question, SemanticCache
 from tradewind.caching.shadow import CLOSE, THRESHOLDS
 from tradewind.config import read_params, run
 from tradewind.corpus.phrasings import TRAIN
 from tradewind.corpus.records import Record
 from tradewind.encoder import load_encoder
+from tradewind.encoder.contract import Encoder
 from tradewind.files import atomic_path, read_json, read_jsonl, write_json
 from tradewind.intervals import wilson
 from tradewind.tracking import Measurement, git_commit, home, record_run
@@ -78,22 +78,12 @@ class Sample:
         return list(dict.fromkeys([*both, *(question for question, *_ in self.asked)]))
 
 
-class Known:
-    """An encoder of texts that were embedded before."""
-
-    def __init__(self, vectors: Vectors) -> None:
-        self.vectors, self.dimensions = vectors, len(next(iter(vectors.values())))
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.stack([self.vectors[text] for text in texts])
-
-
 def main() -> None:
     given, work = arguments()
     encoder = load_encoder(given.encoder)
     rows = read_jsonl(given.records)
     sample = sampled([Record.from_json(row) for row in rows], work)
-    vectors = embedded(encoder, encoder.digest, sample.texts())
+    vectors = embedded(encoder, sample.texts())
     manifest = read_json(given.encoder / "manifest.json")
     result = {
         "device": host.device(),
@@ -101,7 +91,7 @@ def main() -> None:
         "work": asdict(work),
         "encoder": {"digest": encoder.digest, "name": manifest["name"], "precision": manifest["precision"]},
         "judged": f"right: normalised words equal or token F1 >= {CLOSE} between gold answers; turned sentences: wrong",
-    } | measured(sample, vectors, work)
+    } | measured(sample, encoder, vectors, work)
     write_json(REPORT, result)
     draw(PICTURE, result["test"], result["device"])
     record(result, work)
@@ -140,9 +130,9 @@ def stream(pool: Sequence[Intent], work: Work) -> list[tuple[str, str, str]]:
     return out
 
 
-def embedded(encoder: Encoder, digest: str, texts: Sequence[str]) -> Vectors:
+def embedded(encoder: Encoder, texts: Sequence[str]) -> Vectors:
     """text -> vector; what was computed before is read back."""
-    path = home() / "studies" / "semantic" / f"{digest}.npz"
+    path = home() / "studies" / "semantic" / f"{encoder.digest}.npz"
     known: Vectors = {}
     if path.is_file():
         with np.load(path) as kept:
@@ -157,14 +147,14 @@ def embedded(encoder: Encoder, digest: str, texts: Sequence[str]) -> Vectors:
     return {text: known[text] for text in texts}
 
 
-def measured(sample: Sample, vectors: Vectors, work: Work) -> dict[str, Any]:
+def measured(sample: Sample, encoder: Encoder, vectors: Vectors, work: Work) -> dict[str, Any]:
     out: dict[str, Any] = {side: classes(found, vectors, work.seed) for side, found in sample.pairs.items()}
     out["harmless"] = sample.harmless
     out["choice"] = {guard: choice(out["validation"], out["test"], guard) for guard in GUARDS}
     asked = [(question, gold) for question, _, gold in sample.asked]
     out["replay"] = {
-        "open": replayed([(question, "", gold) for question, gold in asked], vectors),
-        "passage": replayed(sample.asked, vectors),
+        "open": replayed([(question, "", gold) for question, gold in asked], encoder, vectors),
+        "passage": replayed(sample.asked, encoder, vectors),
         "entries": [
             asdict(one) | {"wrong_interval": list(wilson(one.wrong, one.requests))}
             for one in (replay_entries(asked, vectors, delta, work.seed) for delta in DELTAS)
@@ -234,18 +224,15 @@ def choice(chosen_on: Mapping[str, Any], read_off: Mapping[str, Any], guard: str
     return None
 
 
-def replayed(asked: Sequence[tuple[str, str, str]], vectors: Vectors) -> dict[str, Any]:
-    """What the shadow counts; requests, and how many an exact cache would have answered."""
+def replayed(asked: Sequence[tuple[str, str, str]], encoder: Encoder, vectors: Vectors) -> dict[str, Any]:
+    """What the shadow counts; requests, and how many an exact cache would have answered. vectors: by `encoder`."""
     out: dict[str, Any] = {"requests": len(asked)}
     for guard in ("rules", "strict"):
-        cache = SemanticCache(Known(vectors), BUDGET, strict=guard == "strict")
-
-        async def go(cache: SemanticCache = cache) -> None:
-            for question, passage, gold in asked:
-                await cache.observe(Asked("tenant", passage.encode(), question), gold)
-
+        cache = SemanticCache(encoder, BUDGET, strict=guard == "strict")
         try:
-            asyncio.run(go())
+            for text, passage, gold in asked:
+                found = cache.nearest(Question("tenant", passage.encode(), text), vectors[text])
+                cache.learn(found, gold, tokens=0)
         finally:
             cache.close()
         shadow = cache.shadow

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tradewind.caching.guard import OPPOSITES, differs
 from tradewind.caching.neighbours import Neighbours
-from tradewind.caching.semantic import MAX_PENDING, MAX_QUESTION, Asked, SemanticCache, context_of, headers
+from tradewind.caching.semantic import MAX_PENDING, MAX_QUESTION, Question, SemanticCache, context_of, headers
 from tradewind.caching.shadow import THRESHOLDS, Shadow, agreement
 from tradewind.intervals import wilson
 
@@ -66,13 +66,13 @@ def opened(encoder=None, budget: int = 1 << 20, **options):
         cache.close()
 
 
-def asked(question: str, tenant: str = "a", context: bytes = b"one") -> Asked:
-    return Asked(tenant, context, question)
+def asked(question: str, tenant: str = "a", context: bytes = b"one") -> Question:
+    return Question(tenant, context, question)
 
 
-def observe(cache: SemanticCache, *turns: tuple[Asked, str]) -> list:
+def observe(cache: SemanticCache, *turns: tuple[Question, str]) -> list:
     async def all_of_them() -> list:
-        return [await cache.observe(question, answer) for question, answer in turns]
+        return [await cache.observe(question, answer, len(answer)) for question, answer in turns]
 
     return asyncio.run(all_of_them())
 
@@ -134,7 +134,7 @@ def test_everything_beside_the_question_is_part_of_the_context(change):
 def test_a_context_cannot_be_forged_by_moving_text_between_its_parts():
     one = context_of("a", "m", messages("x\n\nWhy?", system="s"), {})
     other = context_of("a", "m", messages("Why?", system="s\n\nx"), {})
-    assert one.question == other.question == "Why?" and one.context != other.context
+    assert one.text == other.text == "Why?" and one.context != other.context
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,14 @@ def test_a_tenant_that_opted_in_is_served_what_is_near_young_and_not_refused():
         observe(cache, (asked("sum axis"), "4"), (asked("sum axis", "b"), "5"))
         clock.now += 59.0
 
-        def serve(question: str, tenant: str = "a"):
-            return cache.served(asyncio.run(cache.look_up(asked(question, tenant))))
+        def serve(question: str, tenant: str = "a", max_age: int | None = None):
+            return cache.served(asyncio.run(cache.look_up(asked(question, tenant))), max_age)
 
         found = serve("axis sum")
-        assert found.answer == "4" and found.age_s == 59.0
+        assert found.answer == "4" and found.tokens == 1 and found.age_s == 59.0
+        assert serve("axis sum", max_age=59) == found, "as old as the caller takes it"
+        assert serve("axis sum", max_age=58) is None, "older than the caller takes it"
+        assert serve("axis sum", max_age=1000) == found
         assert headers(found) == {"X-Cache": "semantic", "X-Cache-Similarity": "1.0000", "Age": "59"}
         assert serve("axis sum", "b") is None, "did not opt in"
         assert serve("sort") is None, "not near"
@@ -179,6 +182,7 @@ def test_a_tenant_that_opted_in_is_served_what_is_near_young_and_not_refused():
         assert serve("sum axis 0") is None, "a number more"
         clock.now += 1.0
         assert serve("axis sum") is None, "too old"
+        assert serve("axis sum", max_age=1000) is None, "the caller cannot ask for older ones than the cache gives"
         clock.now -= 1000.0
         assert serve("axis sum").age_s == 0.0
 
@@ -220,7 +224,7 @@ def test_the_shadow_scores_the_past_answer_against_the_generated_one_and_a_repet
 def test_memory_stays_within_the_budget_and_is_counted_right(adds, budget):
     past = Neighbours(budget, SIZE)
     for tenant, number, length in adds:
-        past.add(tenant, _unit(number), str(number), "x" * length, 0.0)
+        past.add(tenant, _unit(number), str(number), "x" * length, length, 0.0)
         assert past.nbytes <= budget
         known = past.same(tenant, str(number))
         if known is not None:
@@ -244,7 +248,14 @@ def test_the_bytes_counted_are_at_least_those_taken(groups):
     try:
         past = Neighbours(1 << 20, 384)
         for number, vector in enumerate(vectors):
-            past.add(("tenant", str(number % groups)), vector, f"question {number}", f"answer {number} " * 5, 0.0)
+            past.add(
+                ("tenant", str(number % groups)),
+                vector,
+                f"question {number}",
+                f"answer {number} " * 5,
+                1000 + number,
+                0.0,
+            )
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
@@ -255,11 +266,11 @@ def test_the_bytes_counted_are_at_least_those_taken(groups):
 def test_the_least_recently_used_goes_first():
     past = Neighbours(6_000, SIZE)
     for number in range(3):
-        past.add("a", _unit(number), str(number), "", 0.0)
+        past.add("a", _unit(number), str(number), "", 0, 0.0)
     past.touch(past.same("a", "0"))
     number = 3
     while not past.evicted:
-        past.add("a", _unit(number), str(number), "", 0.0)
+        past.add("a", _unit(number), str(number), "", 0, 0.0)
         number += 1
     assert past.same("a", "0") and past.same("a", "1") is None
 
@@ -281,7 +292,7 @@ def test_what_the_encoder_cannot_keep_up_with_is_left_out():
     with opened() as cache:
 
         async def crowd() -> list:
-            return await asyncio.gather(*(cache.observe(asked(f"q {n}"), "x") for n in range(MAX_PENDING + 5)))
+            return await asyncio.gather(*(cache.observe(asked(f"q {n}"), "x", 1) for n in range(MAX_PENDING + 5)))
 
         found = asyncio.run(crowd())
     assert (sum(one is None for one in found), cache.skipped, len(cache.past)) == (5, 5, MAX_PENDING)

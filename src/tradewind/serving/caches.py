@@ -18,7 +18,6 @@ from tradewind.caching.response import CachedCall, CacheRules, ResponseCache, an
 from tradewind.caching.semantic import Neighbour, SemanticCache, headers
 from tradewind.caching.shared import RedisShared
 from tradewind.engine.requests import Request
-from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.backend import Backend
 from tradewind.serving.errors import ApiError
@@ -93,7 +92,7 @@ class CallCaches:
         return self._calls.setdefault(id(backend), self._cache.call(backend, identity, self._directives, streams))
 
     async def meaning(
-        self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str, codec: Tokenizer
+        self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str
     ) -> Backend:
         """`backend` watched by the semantic cache, or for a tenant that opted in, perhaps an answer of that."""
         semantic = self._semantic
@@ -106,9 +105,9 @@ class CallCaches:
         known = isinstance(backend, CachedCall) and backend.knows(own)
         if self._tenant in semantic.tenants and not known and not self._directives.no_cache:
             found = await semantic.look_up(asked)
-            self._near = semantic.served(found) if found is not None else None
+            self._near = semantic.served(found, self._directives.max_age) if found is not None else None
         if self._near is not None:
-            return Given(backend, codec, self._near)
+            return Given(backend, self._near)
         return Watched(backend, semantic, asked, lambda: self.outcome in ("hit", "coalesced"))
 
     @property
