@@ -2,8 +2,9 @@
 
     make study NAME=caching, or python -m studies.caching.semantic [--pairs 400] [--choice-pairs 150] [--requests 4000]
 
-1. Pairs of questions that mean the same, that nearly do and must not hit, and unrelated ones (`semantic_pairs`); right
-   and wrong by the corpus' gold answers (normalised words equal, or token F1 >= 0.8), of turned sentences by making.
+1. Pairs of questions that mean the same, that nearly do and must not hit, and unrelated ones (`semantic_pairs`,
+   `semantic_swaps`); right and wrong by the corpus' gold answers (normalised words equal, or token F1 >= 0.8), of turned
+   sentences and of swapped names by making.
 2. Their similarity; for each threshold the share that hits, without a guard, with the guard's rules, and strict.
 3. `choice`: the least threshold at which no more than 1 % of the wrong pairs hit, by the upper end of the interval, all
    wrong classes of the side `validation` together; what it lets through and what it saves is then read off `test`.
@@ -12,12 +13,16 @@
    passage. Exact repetitions are the response cache's and count apart.
 5. The same stream against a threshold for each entry (`semantic_entries`).
 
+What the guards exclude by definition (`BY_DEFINITION`, in the report too): the strict guard refuses any other word and any
+other order, and every wrong pair here has one or the other. Its zero false hits over pairs, and the threshold chosen by
+them, are no evidence that it is safe. Evidence are the guards `none` and `rules`, and for `strict` the replay, where the
+same words in the same order may be asked of two objects.
+
 Vectors are kept under .tradewind/studies by the encoder's digest, so that a run cut off goes on where it was. Intervals
 take pairs as independent, although they share objects. Not covered: questions of people, an attacker, other encoders.
 """
 
 import argparse
-import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,14 +36,16 @@ from tqdm import tqdm
 from studies.caching.semantic_entries import replay as replay_entries
 from studies.caching.semantic_pairs import RIGHT, WRONG, Intent, Pair, intents, pairs, sides, spellings
 from studies.caching.semantic_picture import draw
+from studies.caching.semantic_swaps import SWAPPED, swapped
 from tradewind import host
 from tradewind.caching.guard import differs
-from tradewind.caching.semantic import Asked, Encoder, SemanticCache
+from tradewind.caching.semantic import Question, SemanticCache
 from tradewind.caching.shadow import CLOSE, THRESHOLDS
 from tradewind.config import read_params, run
 from tradewind.corpus.phrasings import TRAIN
 from tradewind.corpus.records import Record
 from tradewind.encoder import load_encoder
+from tradewind.encoder.contract import Encoder
 from tradewind.files import atomic_path, read_json, read_jsonl, write_json
 from tradewind.intervals import wilson
 from tradewind.tracking import Measurement, git_commit, home, record_run
@@ -48,6 +55,14 @@ REPORT, PICTURE = Path("reports/studies/caching/semantic.json"), Path("reports/s
 RUN = Path("reports/runs/caching-semantic.json")
 GUARDS = ("none", "rules", "strict")
 DELTAS = (0.01, 0.02, 0.05)
+FALSE = (*WRONG, *SWAPPED)
+"""The classes whose hits are false."""
+BY_DEFINITION = {
+    "rules": "polarity and number are made mostly of words and digits that this guard compares: what hits there is what "
+    "its tables lack. reversed, and_or and question_word are what it does not look at.",
+    "strict": "every class of wrong pairs differs in a word or in the order of words, and this guard refuses all such "
+    "pairs at any similarity: its zeros say what it is, not how often it errs.",
+}
 FORMULA = "pairs of the class with similarity >= threshold that the guard lets pass / pairs of the class"
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -78,30 +93,22 @@ class Sample:
         return list(dict.fromkeys([*both, *(question for question, *_ in self.asked)]))
 
 
-class Known:
-    """An encoder of texts that were embedded before."""
-
-    def __init__(self, vectors: Vectors) -> None:
-        self.vectors, self.dimensions = vectors, len(next(iter(vectors.values())))
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.stack([self.vectors[text] for text in texts])
-
-
 def main() -> None:
     given, work = arguments()
     encoder = load_encoder(given.encoder)
     rows = read_jsonl(given.records)
     sample = sampled([Record.from_json(row) for row in rows], work)
-    vectors = embedded(encoder, encoder.digest, sample.texts())
+    vectors = embedded(encoder, sample.texts())
     manifest = read_json(given.encoder / "manifest.json")
     result = {
         "device": host.device(),
         "git_commit": git_commit(),
         "work": asdict(work),
         "encoder": {"digest": encoder.digest, "name": manifest["name"], "precision": manifest["precision"]},
-        "judged": f"right: normalised words equal or token F1 >= {CLOSE} between gold answers; turned sentences: wrong",
-    } | measured(sample, vectors, work)
+        "judged": f"right: normalised words equal or token F1 >= {CLOSE} between gold answers; turned sentences and "
+        "swapped names: wrong",
+        "excluded_by_definition": BY_DEFINITION,
+    } | measured(sample, encoder, vectors, work)
     write_json(REPORT, result)
     draw(PICTURE, result["test"], result["device"])
     record(result, work)
@@ -126,6 +133,7 @@ def sampled(records: Sequence[Record], work: Work) -> Sample:
         rng = random.Random(work.seed)
         pools[side] = intents(by_side[side], rng, 6 * count)
         made[side], harmless[side] = pairs(by_side[side], pools[side], count, rng)
+        made[side] += swapped(by_side[side], count, random.Random(work.seed))
     return Sample(made, harmless, stream(pools["test"][: work.intents], work))
 
 
@@ -140,9 +148,9 @@ def stream(pool: Sequence[Intent], work: Work) -> list[tuple[str, str, str]]:
     return out
 
 
-def embedded(encoder: Encoder, digest: str, texts: Sequence[str]) -> Vectors:
+def embedded(encoder: Encoder, texts: Sequence[str]) -> Vectors:
     """text -> vector; what was computed before is read back."""
-    path = home() / "studies" / "semantic" / f"{digest}.npz"
+    path = home() / "studies" / "semantic" / f"{encoder.digest}.npz"
     known: Vectors = {}
     if path.is_file():
         with np.load(path) as kept:
@@ -157,14 +165,14 @@ def embedded(encoder: Encoder, digest: str, texts: Sequence[str]) -> Vectors:
     return {text: known[text] for text in texts}
 
 
-def measured(sample: Sample, vectors: Vectors, work: Work) -> dict[str, Any]:
+def measured(sample: Sample, encoder: Encoder, vectors: Vectors, work: Work) -> dict[str, Any]:
     out: dict[str, Any] = {side: classes(found, vectors, work.seed) for side, found in sample.pairs.items()}
     out["harmless"] = sample.harmless
     out["choice"] = {guard: choice(out["validation"], out["test"], guard) for guard in GUARDS}
     asked = [(question, gold) for question, _, gold in sample.asked]
     out["replay"] = {
-        "open": replayed([(question, "", gold) for question, gold in asked], vectors),
-        "passage": replayed(sample.asked, vectors),
+        "open": replayed([(question, "", gold) for question, gold in asked], encoder, vectors),
+        "passage": replayed(sample.asked, encoder, vectors),
         "entries": [
             asdict(one) | {"wrong_interval": list(wilson(one.wrong, one.requests))}
             for one in (replay_entries(asked, vectors, delta, work.seed) for delta in DELTAS)
@@ -174,9 +182,10 @@ def measured(sample: Sample, vectors: Vectors, work: Work) -> dict[str, Any]:
 
 
 def classes(found: Sequence[Pair], vectors: Vectors, seed: int) -> dict[str, Any]:
-    """Class -> pairs, quantiles of similarity, hits over thresholds by guard; `random` is made of the others' texts,
+    """Class -> pairs, how many each guard refuses at any similarity, quantiles of similarity, hits over thresholds by
+    guard with their Wilson intervals; `random` is made of the others' texts,
     `polarity_unlisted` are pairs whose words the guard does not list."""
-    by_class = {kind: [pair for pair in found if pair.kind == kind] for kind in (*RIGHT, *WRONG)}
+    by_class = {kind: [pair for pair in found if pair.kind == kind] for kind in (*RIGHT, *FALSE)}
     by_class["polarity_unlisted"] = [pair for pair in by_class["polarity"] if not pair.listed]
     strangers = [pair.asked for pair in by_class["paraphrase"]]
     random.Random(seed).shuffle(strangers)
@@ -199,6 +208,7 @@ def outcome(members: Sequence[Pair], vectors: Vectors) -> dict[str, Any]:
     return {
         "pairs": len(members),
         "similarity_quantiles": [float(value) for value in quantiles],
+        "refused_by": {guard: len(members) - reasons[guard].count(None) for guard in GUARDS},
         "refused": {reason: reasons["strict"].count(reason) for reason in sorted({*reasons["strict"]} - {None})},
         "guards": {
             guard: over_thresholds(scores[[reason is None for reason in found]], len(members))
@@ -218,13 +228,13 @@ def over_thresholds(passed: NDArray[np.float32], count: int) -> list[dict[str, A
 
 def choice(chosen_on: Mapping[str, Any], read_off: Mapping[str, Any], guard: str) -> dict[str, Any] | None:
     """The least threshold that keeps the wrong pairs of one side under GOAL, and what it does on the other."""
-    total = sum(chosen_on[kind]["pairs"] for kind in WRONG)
+    total = sum(chosen_on[kind]["pairs"] for kind in FALSE)
     for at, threshold in enumerate(THRESHOLDS):
-        hits = sum(chosen_on[kind]["guards"][guard][at]["hits"] for kind in WRONG)
+        hits = sum(chosen_on[kind]["guards"][guard][at]["hits"] for kind in FALSE)
         if wilson(hits, total)[1] < GOAL:
             rows = {kind: found["guards"][guard][at] for kind, found in read_off.items()}
-            pooled = sum(rows[kind]["hits"] for kind in WRONG)
-            count = sum(read_off[kind]["pairs"] for kind in WRONG)
+            pooled = sum(rows[kind]["hits"] for kind in FALSE)
+            count = sum(read_off[kind]["pairs"] for kind in FALSE)
             return {
                 "threshold": threshold,
                 "chosen_on": {"hits": hits, "pairs": total, "interval": list(wilson(hits, total))},
@@ -234,18 +244,15 @@ def choice(chosen_on: Mapping[str, Any], read_off: Mapping[str, Any], guard: str
     return None
 
 
-def replayed(asked: Sequence[tuple[str, str, str]], vectors: Vectors) -> dict[str, Any]:
-    """What the shadow counts; requests, and how many an exact cache would have answered."""
+def replayed(asked: Sequence[tuple[str, str, str]], encoder: Encoder, vectors: Vectors) -> dict[str, Any]:
+    """What the shadow counts; requests, and how many an exact cache would have answered. vectors: by `encoder`."""
     out: dict[str, Any] = {"requests": len(asked)}
     for guard in ("rules", "strict"):
-        cache = SemanticCache(Known(vectors), BUDGET, strict=guard == "strict")
-
-        async def go(cache: SemanticCache = cache) -> None:
-            for question, passage, gold in asked:
-                await cache.observe(Asked("tenant", passage.encode(), question), gold)
-
+        cache = SemanticCache(encoder, BUDGET, strict=guard == "strict")
         try:
-            asyncio.run(go())
+            for text, passage, gold in asked:
+                found = cache.nearest(Question("tenant", passage.encode(), text), vectors[text])
+                cache.learn(found, gold, tokens=0)
         finally:
             cache.close()
         shadow = cache.shadow
@@ -284,7 +291,10 @@ def lines(result: Mapping[str, Any]) -> str:
         if chosen is None:
             out.append(f"guard {guard}: no threshold keeps false hits under {GOAL:.0%}")
             continue
-        shares = ", ".join(f"{kind} {row['share']:.1%}" for kind, row in chosen["classes"].items())
+        shares = ", ".join(
+            f"{kind} {row['hits']} of {row['pairs']} [{row['interval'][0]:.2%}, {row['interval'][1]:.2%}]"
+            for kind, row in chosen["classes"].items()
+        )
         out.append(f"guard {guard}: from {chosen['threshold']}: {shares}")
     for name in ("open", "passage"):
         played = result["replay"][name]

@@ -12,6 +12,7 @@ chosen on `validation`, reported on `test` (the encoder was trained on neither).
 | other_kind | one object and parameter, another wish (default for type, ...): the same passage | wrong |
 | polarity, number | a sentence of the documentation, and the same with one word turned round | wrong |
 
+Pairs that differ in their order, in and/or or in the question word: `semantic_swaps`.
 Where the gold answers of a pair that should be wrong agree all the same (`None` twice), it is left out and counted.
 Not checked: whether a turned sentence is still good English, or happens to be true as well.
 """
@@ -218,7 +219,7 @@ def flipped(records: Sequence[Record], kind: str, flip: Flip, count: int, rng: r
     """Questions about documentation sentences, each with one word turned round; no pair of words more than a tenth."""
     out: list[Pair] = []
     used: dict[str, int] = defaultdict(int)
-    for asked in rng.sample(found := sorted(set(_sentences(records))), len(found)):
+    for asked in rng.sample(found := sorted(set(sentences(records))), len(found)):
         made = flip(asked, rng)
         if len(out) == count:
             break
@@ -229,7 +230,8 @@ def flipped(records: Sequence[Record], kind: str, flip: Flip, count: int, rng: r
     return out
 
 
-def _sentences(records: Sequence[Record]) -> Iterator[str]:
+def sentences(records: Sequence[Record]) -> Iterator[str]:
+    """Questions made of what the documentation says, not in random order and some of them twice."""
     for record in records:
         sections = record.sections
         if doing := task(sections.summary):

@@ -13,14 +13,14 @@ from tradewind.files import atomic_path
 RIGHT = {"paraphrase": "#1f77b4", "respelled": "#6baed6"}
 WRONG = {
     "other_symbol": "#fdae6b", "other_parameter": "#e6550d", "other_kind": "#a63603", "polarity": "#d62728",
-    "number": "#9467bd", "random": "#999999",
+    "number": "#9467bd", "reversed": "#2ca02c", "and_or": "#98df8a", "question_word": "#17becf", "random": "#999999",
 }  # fmt: skip
-TITLES = {"none": "no guard", "rules": "numbers, negation, polarity, identifiers", "strict": "and every other word"}
+TITLES = {"none": "no guard", "rules": "numbers, negation, polarity, identifiers", "strict": "every word, in order"}
 
 
 def draw(path: Path, classes: Mapping[str, Any], device: str) -> None:
     """classes: name -> pairs and, by guard, rows of threshold, share and interval."""
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (guard, title) in zip(figure.subplots(1, 3, sharey=True), TITLES.items(), strict=True):
         for names, style in ((RIGHT, "-"), (WRONG, "--")):

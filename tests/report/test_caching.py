@@ -72,6 +72,25 @@ def test_the_sweep_stands_beside_its_prediction(reports: Reports) -> None:
     assert "warm: median 0.020, largest 0.020 of 1 runs" in text
 
 
+def test_false_hits_stand_with_their_intervals_and_what_a_guard_excludes_is_said(reports: Reports) -> None:
+    def rows(hits: int) -> list[dict[str, Any]]:
+        return [{"threshold": at, "hits": hits, "share": hits / 10, "interval": [0.01, 0.5]} for at in caching.SHOWN]
+
+    wrong = {"pairs": 10, "refused_by": {"none": 0, "rules": 0, "strict": 10},
+             "guards": {"none": rows(7), "rules": rows(2), "strict": rows(0)}}  # fmt: skip
+    right = wrong | {"refused_by": {"none": 0, "rules": 0, "strict": 9}}
+    strict = {"threshold": 0.8, "wrong": {"hits": 0, "pairs": 60}, "classes": {"paraphrase": rows(1)[0]}}
+    write_json(reports.folder / STUDY / "semantic.json", {
+        "device": "a machine", "git_commit": "abc", "judged": "by hand", "choice": {"none": None, "strict": strict},
+        "test": {name: right if name in caching.RIGHT else wrong for name in caching.CLASSES},
+        "excluded_by_definition": {"strict": "it refuses all of them."}})  # fmt: skip
+    text = caching.SECTIONS["caching_semantic"](reports)
+    for words in ("two names in the other order", "and for or, or for and", "another question word"):
+        assert f"| {words} (wrong) | 10 | 70.0% | 70.0% | 70.0% | 70.0% | 7 [1.0%, 50.0%] | 2 [1.0%, 50.0%] |" in text
+    assert "by definition: 0 [1.0%, 50.0%]" in text
+    assert "0 of 60 wrong pairs, but it refuses all of them. It serves 10.0% [1.0%, 50.0%]" in text
+
+
 def test_the_decision_states_what_was_measured_and_nothing_else(reports: Reports) -> None:
     text = caching.decision(reports)
     assert "A hit takes 1.2 ms beside a route that does nothing" in text

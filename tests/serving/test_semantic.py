@@ -40,14 +40,15 @@ def watching(monkeypatch: pytest.MonkeyPatch, **given: Any) -> Iterator[Served]:
 
 
 LETTERS: Any = Letters()
-PLAIN, TURNED = "how do I listen to it", "to it how do I listen"  # the same words in another order
+PLAIN, RESPELT = "how do I listen to it", "How do I listen to it?"  # of the same letters
 
 
 def chat(question: str, **given: Any) -> dict[str, Any]:
     return {
         "model": "mock",
         "messages": [{"role": "user", "content": question}],
-        "max_tokens": 8,
+        "max_tokens": 64,
+        "stop": [" "],
         "temperature": 0,
     } | given
 
@@ -70,10 +71,10 @@ def question(served: Served, text: str, key: str = "a1", **given: Any) -> httpx.
 
 def test_watching_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(MockEngine(slots=2, max_len=256), ServeSettings(cache="memory"), RING) as plain:
-        without = [same(question(plain, text)) for text in (PLAIN, TURNED)]
+        without = [same(question(plain, text)) for text in (PLAIN, RESPELT)]
     with watching(monkeypatch) as served:
         replies = []
-        for place, text in enumerate((PLAIN, TURNED), 1):
+        for place, text in enumerate((PLAIN, RESPELT), 1):
             replies.append(question(served, text))
             until(lambda place=place: told(served, "lookups_total") == place)  # type: ignore[misc]
         assert [reply.headers["x-cache"] for reply in replies] == ["miss", "miss"]
@@ -89,10 +90,10 @@ def test_streams_are_watched_too_and_no_store_is_not(monkeypatch: pytest.MonkeyP
     with watching(monkeypatch) as served:
         question(served, PLAIN, stream=True)
         until(lambda: told(served, "lookups_total") == 1)
-        ask(served, chat(TURNED), CHAT, authorization="Bearer a1", cache_control="no-store")
+        ask(served, chat(RESPELT), CHAT, authorization="Bearer a1", cache_control="no-store")
         for given in ({"n": 2}, {"logprobs": True}, {"temperature": 1}, {"cache_salt": "x"},
                       {"response_format": {"type": "json_object"}}):  # fmt: skip
-            assert question(served, TURNED, **given).status_code == 200
+            assert question(served, RESPELT, **given).status_code == 200
         question(served, "something else")
         until(lambda: told(served, "lookups_total") == 2)
 
@@ -101,22 +102,40 @@ def test_a_tenant_that_opted_in_is_given_the_neighbours_answer(monkeypatch: pyte
     with watching(monkeypatch, semantic_tenants=("a",)) as served:
         first = question(served, PLAIN)
         until(lambda: told(served, "lookups_total") == 1)
-        near = question(served, TURNED, "a2")
+        near = question(served, RESPELT, "a2")
         assert near.headers["x-cache"] == "semantic"
         assert float(near.headers["x-cache-similarity"]) > 0.99
-        contents = [reply.json()["choices"][0]["message"]["content"] for reply in (first, near)]
-        assert contents[0] == contents[1]
-        assert near.json()["usage"]["completion_tokens"] > 0
-        stream = question(served, TURNED, "a2", stream=True)
+        assert near.json()["choices"] == first.json()["choices"]
+        sampled = [reply.json()["usage"]["completion_tokens"] for reply in (first, near)]
+        assert sampled[0] == sampled[1] > len(first.json()["choices"][0]["message"]["content"]), "the stop's token too"
+        stream = question(served, RESPELT, "a2", stream=True)
         assert stream.headers["x-cache"] == "semantic"
         assert stream.text.endswith("data: [DONE]\n\n")
-        fresh = ask(served, chat(TURNED), CHAT, authorization="Bearer a2", cache_control="no-cache")
+        fresh = ask(served, chat(RESPELT), CHAT, authorization="Bearer a2", cache_control="no-cache")
         assert fresh.headers["x-cache"] == "miss"
-        exact = question(served, TURNED, "a2")
+        exact = question(served, RESPELT, "a2")
         assert exact.headers["x-cache"] == "hit"  # its own answer, once there is one
         assert same(exact) == same(fresh)
         assert question(served, PLAIN, "b1").headers["x-cache"] == "miss"
-        assert question(served, TURNED, "b1").headers["x-cache"] == "miss"
+        assert question(served, RESPELT, "b1").headers["x-cache"] == "miss"
+
+
+def test_an_answer_cut_off_by_length_is_neither_watched_nor_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watching(monkeypatch, semantic_tenants=("a",)) as served:
+        cut = {"max_tokens": 3}
+        assert question(served, PLAIN, **cut).json()["choices"][0]["finish_reason"] == "length"
+        question(served, "something else")
+        until(lambda: told(served, "lookups_total") == 1)
+        assert question(served, RESPELT, **cut).headers["x-cache"] == "miss"
+
+
+def test_max_age_refuses_an_older_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watching(monkeypatch, semantic_tenants=("a",)) as served:
+        question(served, PLAIN)
+        until(lambda: told(served, "lookups_total") == 1)
+        for directive, outcome in (("max-age=1000", "semantic"), ("max-age=0", "miss")):
+            reply = ask(served, chat(RESPELT), CHAT, authorization="Bearer a2", cache_control=directive)
+            assert reply.headers["x-cache"] == outcome
 
 
 @pytest.mark.parametrize(

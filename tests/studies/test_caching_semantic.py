@@ -7,8 +7,10 @@ import pytest
 
 from studies.caching.semantic_entries import Entry, replay
 from studies.caching.semantic_pairs import RIGHT, WRONG, _number, _polarity, intents, pairs
+from studies.caching.semantic_swaps import QUESTION_WORDS, SWAPPED, swapped
+from tradewind.caching.guard import differs
 from tradewind.caching.shadow import agreement
-from tradewind.corpus.records import Parameter, Record, Returned, Sections
+from tradewind.corpus.records import Parameter, Raised, Record, Returned, Sections
 
 
 def record(number: int) -> Record:
@@ -55,6 +57,48 @@ def test_pairs_differ_in_what_their_class_says():
 def test_a_turned_sentence_has_one_word_turned(flip, text, other):
     assert flip(text, random.Random(0))[0] == other
     assert flip("Is it right that nothing?", random.Random(0)) is None
+
+
+def documented(number: int) -> Record:
+    """A class, or a function that takes two arguments, raises, and speaks of this and that."""
+    one = record(number)
+    one.kind = "class" if number % 2 else "function"
+    one.sections.raises = [Raised("ValueError", "The mode is unknown.")]
+    one.sections.description = f"This works for rows and columns or for item {number} alone."
+    if number == 3:
+        one.sections.summary = "Convert an array of bytes to a list of numbers."
+    return one
+
+
+def test_swapped_pairs_differ_in_order_in_and_or_or_in_the_question_word_alone():
+    made = swapped([documented(number) for number in range(10)], 25, random.Random(0))
+    assert {pair.kind for pair in made} == set(SWAPPED)
+    for pair in made:
+        one, other = (text.rstrip("?").split() for text in (pair.asked, pair.known))
+        changed = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
+        assert changed
+        if pair.kind == "reversed":
+            assert sorted(one) == sorted(other)
+        elif pair.kind == "and_or":
+            assert changed in ([("and", "or")], [("or", "and")])
+        else:
+            assert len(changed) == 1 and one[1:] == other[1:] and {one[0], other[0]} <= set(QUESTION_WORDS)
+    asked = {pair.asked: pair.known for pair in made}
+    assert (
+        asked["How do I convert an array of bytes to a list of numbers?"]
+        == "How do I convert a list of numbers to an array of bytes?"
+    )
+
+
+def test_the_strict_guard_excludes_every_wrong_class_by_definition():
+    """So that its zeros are no evidence; the rules do not see what is swapped."""
+    records = [documented(number) for number in range(10)]
+    rng = random.Random(0)
+    made = [*pairs(records, intents(records, rng, 10), 20, rng)[0], *swapped(records, 20, rng)]
+    wrong = [pair for pair in made if pair.kind not in RIGHT]
+    assert {pair.kind for pair in wrong} == {*WRONG, *SWAPPED}
+    assert all(differs(pair.asked, pair.known, strict=True) for pair in wrong)
+    assert not any(differs(pair.asked, pair.known) for pair in wrong if pair.kind in SWAPPED)
 
 
 def test_an_entry_becomes_sure_of_what_was_right_and_unsure_of_what_was_wrong():

@@ -23,10 +23,11 @@ Vector = NDArray[np.float32]
 
 @dataclass(eq=False, slots=True)
 class Past:
-    """One question and its answer; `stored`: when it was answered, on the cache's clock."""
+    """One question and its answer. tokens: that were sampled for it. stored: when, on the cache's clock."""
 
     question: str
     answer: str
+    tokens: int
     stored: float
     group: "_Group"
     row: int
@@ -45,12 +46,12 @@ class _Group:
     def nbytes(self) -> int:
         return self.vectors.nbytes + GROUP_BYTES
 
-    def add(self, vector: Vector, question: str, answer: str, stored: float) -> Past:
+    def add(self, vector: Vector, question: str, answer: str, tokens: int, stored: float) -> Past:
         n = len(self.entries)
         if n == len(self.vectors):
             self._resize(n + min(n, STEP))
         self.vectors[n] = vector
-        entry = Past(question, answer, stored, self, n)
+        entry = Past(question, answer, tokens, stored, self, n)
         self.entries.append(entry)
         self.by_question[question] = entry
         return entry
@@ -109,7 +110,7 @@ class Neighbours:
         """It was of use: it goes last."""
         self._used.move_to_end(entry)
 
-    def add(self, key: Hashable, vector: Vector, question: str, answer: str, stored: float) -> None:
+    def add(self, key: Hashable, vector: Vector, question: str, answer: str, tokens: int, stored: float) -> None:
         """Keep a question; one with the same text in the same group gives way. Raises ValueError as `check` does."""
         self.check(vector)
         if known := self.same(key, question):
@@ -119,7 +120,7 @@ class Neighbours:
             group = self._groups[key] = _Group(key, self.dimensions)
             self.nbytes += group.nbytes
         before = group.nbytes
-        entry = group.add(vector, question, answer, stored)
+        entry = group.add(vector, question, answer, tokens, stored)
         self.nbytes += group.nbytes - before + _size(entry)
         self._used[entry] = None
         while self.nbytes > self.budget:
@@ -135,11 +136,6 @@ class Neighbours:
         if not group.entries:
             self.nbytes -= group.nbytes
             del self._groups[group.key]
-
-    def clear(self) -> None:
-        self._groups.clear()
-        self._used.clear()
-        self.nbytes = 0
 
 
 def _size(entry: Past) -> int:

@@ -10,13 +10,14 @@ The life of an observation:
    question with its answer. Nothing of this reaches the client.
 
 Serving is opt-in: for a tenant named in `tenants`, `look_up` before the engine and `served` give an answer where the
-similarity is at least `threshold`, the guard finds nothing and the answer is younger than `max_age_s`; such a reply is
-marked with `headers`. No tenant is named by default. A tenant's own users can plant questions for each other (crafted
-collisions: arXiv 2601.23088), and a fixed threshold promises no error rate (arXiv 2502.03771): the study measures both
-sides on documentation, not on an attacker.
+similarity is at least `threshold`, the guard finds nothing and the answer is younger than `max_age_s` and no older than
+the caller's own `max-age`; such a reply is marked with `headers`. No tenant is named by default. A tenant's own users can
+plant questions for each other (crafted collisions: arXiv 2601.23088), and a fixed threshold promises no error rate (arXiv
+2502.03771): the study measures both sides on documentation, not on an attacker.
 
-Not covered: conversations of several turns, questions beyond MAX_QUESTION characters, sharing between replicas, keeping
-across restarts. Lookups come after generation, so of two alike that run together the later finds the earlier one.
+Not covered: conversations of several turns, questions beyond MAX_QUESTION characters, answers that `length` cut off, a
+second neighbour where the nearest is refused or too old, sharing between replicas, keeping across restarts. Lookups come
+after generation, so of two alike that run together the later finds the earlier one.
 """
 
 import asyncio
@@ -27,14 +28,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from tradewind.caching.guard import differs
 from tradewind.caching.neighbours import Neighbours, Vector
 from tradewind.caching.shadow import THRESHOLDS, Agreement, Shadow, agreement
+from tradewind.encoder.contract import Encoder
 
 MAX_QUESTION = 240
 """Characters: the encoder reads 256 tokens and would compare longer questions by their beginning only."""
@@ -44,27 +43,18 @@ MAX_PENDING = 64
 log = logging.getLogger(__name__)
 
 
-class Encoder(Protocol):
-    """texts -> [texts, dimensions] float32, each row of unit length; `tradewind.encoder.Encoder` is one."""
-
-    @property
-    def dimensions(self) -> int: ...
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
-
-
 @dataclass(frozen=True)
-class Asked:
-    """A question and the digest of everything that must match beside it."""
+class Question:
+    """A question's text and the digest of everything that must match beside it."""
 
     tenant: str
     context: bytes
-    question: str
+    text: str
 
 
 def context_of(
     tenant: str, model: str, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]
-) -> Asked | None:
+) -> Question | None:
     """What of a chat request is the question, and what its context; None where the request takes no part.
 
     model: the digest of weights, adapter, precision and template. messages: role and content. sampling: every other
@@ -78,15 +68,17 @@ def context_of(
         return None
     head = [[message["role"], message["content"]] for message in before]
     everything = json.dumps([tenant, model, head, passage, sampling], sort_keys=True)
-    return Asked(tenant, hashlib.sha256(everything.encode()).digest(), question)
+    return Question(tenant, hashlib.sha256(everything.encode()).digest(), question)
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """The nearest past question. refused: why the guard will not have it, or None. age_s: of its answer."""
+    """The nearest past question. tokens: sampled for its answer. refused: why the guard will not have it, or None.
+    age_s: of its answer."""
 
     question: str
     answer: str
+    tokens: int
     similarity: float
     age_s: float
     refused: str | None
@@ -96,7 +88,7 @@ class Neighbour:
 class Lookup:
     """repeated: a question with the very same text is known, which is no semantic hit."""
 
-    asked: Asked
+    asked: Question
     vector: Vector
     nearest: Neighbour | None
     repeated: bool
@@ -135,39 +127,42 @@ class SemanticCache:
         self._broken = False
         self._thread = ThreadPoolExecutor(1, "semantic-cache")
 
-    async def look_up(self, asked: Asked) -> Lookup | None:
+    async def look_up(self, asked: Question) -> Lookup | None:
         """The nearest past question; None where the encoder is behind or failed. Changes nothing but use."""
-        vector = await self._embed(asked.question)
+        vector = await self._embed(asked.text)
         return None if vector is None else self.nearest(asked, vector)
 
-    def nearest(self, asked: Asked, vector: Vector) -> Lookup:
+    def nearest(self, asked: Question, vector: Vector) -> Lookup:
         """`look_up` for a question that was embedded elsewhere."""
         key = (asked.tenant, asked.context)
-        repeated = self.past.same(key, asked.question) is not None
+        repeated = self.past.same(key, asked.text) is not None
         found = self.past.nearest(key, vector)
         if found is None:
             return Lookup(asked, vector, None, repeated)
         entry, similarity = found
         if similarity >= THRESHOLDS[0]:
             self.past.touch(entry)
-        refused = differs(asked.question, entry.question, self.strict)
+        refused = differs(asked.text, entry.question, self.strict)
         age = max(0.0, self.clock() - entry.stored)
-        return Lookup(asked, vector, Neighbour(entry.question, entry.answer, similarity, age, refused), repeated)
+        near = Neighbour(entry.question, entry.answer, entry.tokens, similarity, age, refused)
+        return Lookup(asked, vector, near, repeated)
 
-    def served(self, lookup: Lookup) -> Neighbour | None:
-        """The neighbour whose answer may be given instead of the engine's; None for any tenant that did not opt in."""
+    def served(self, lookup: Lookup, max_age: float | None = None) -> Neighbour | None:
+        """The neighbour whose answer may be given instead of the engine's; None for any tenant that did not opt in.
+        max_age: seconds, as the caller has it; None: as the cache has it."""
         near = lookup.nearest
         if lookup.asked.tenant not in self.tenants or near is None or near.refused:
             return None
-        return near if near.similarity >= self.threshold and near.age_s < self.max_age_s else None
+        young = near.age_s < self.max_age_s and (max_age is None or near.age_s <= max_age)
+        return near if young and near.similarity >= self.threshold else None
 
-    async def observe(self, asked: Asked, answer: str) -> Observation | None:
-        """Score the nearest past answer against the engine's complete one (finished by `stop` or `length`), and keep
-        it. None where the question was left out. To be awaited after the reply has gone out."""
-        vector = await self._embed(asked.question)
-        return None if vector is None else self.learn(self.nearest(asked, vector), answer)
+    async def observe(self, asked: Question, answer: str, tokens: int) -> Observation | None:
+        """Score the nearest past answer against the engine's, which ended by `stop` after so many tokens, and keep it.
+        None where the question was left out. To be awaited after the reply has gone out."""
+        vector = await self._embed(asked.text)
+        return None if vector is None else self.learn(self.nearest(asked, vector), answer, tokens)
 
-    def learn(self, lookup: Lookup, answer: str) -> Observation:
+    def learn(self, lookup: Lookup, answer: str, tokens: int) -> Observation:
         """`observe` for a question that was looked up already."""
         asked, near = lookup.asked, lookup.nearest
         agreed = None
@@ -178,7 +173,7 @@ class SemanticCache:
         else:
             agreed = agreement(near.answer, answer)
             self.shadow.add(near.similarity, near.refused is not None, agreed)
-        self.past.add((asked.tenant, asked.context), lookup.vector, asked.question, answer, self.clock())
+        self.past.add((asked.tenant, asked.context), lookup.vector, asked.text, answer, tokens, self.clock())
         return Observation(lookup, agreed)
 
     def close(self) -> None:

@@ -14,6 +14,9 @@ CLASSES = {
     "respelled": "the same, another spelling of the name",
     "polarity": "a word turned round",
     "number": "another number",
+    "reversed": "two names in the other order",
+    "and_or": "and for or, or for and",
+    "question_word": "another question word",
     "other_parameter": "another parameter, same object",
     "other_kind": "another wish, same object",
     "other_symbol": "another object",
@@ -200,31 +203,44 @@ def vectors(data: Any) -> str:
 
 
 def semantic(data: Any) -> str:
+    """Hits by class, with the strict guard's Wilson intervals; a class that it refuses whole is so by definition."""
+    chosen, strict = data["choice"]["none"], data["choice"]["strict"]
     rows = []
     for name, words in CLASSES.items():
         made = data["test"][name]
-        by = {row["threshold"]: row for row in made["guards"]["none"]}
-        strict = {row["threshold"]: row for row in made["guards"]["strict"]}[data["choice"]["strict"]["threshold"]]
-        cells = (f"{by[at]['share']:.1%}" for at in SHOWN)
-        rows.append(
-            [f"{words}{'' if name in RIGHT else ' (wrong)'}", f"{made['pairs']}", *cells, f"{strict['share']:.1%}"]
-        )
-    chosen = data["choice"]["none"]
-    strict = data["choice"]["strict"]
+        by = {guard: {row["threshold"]: row for row in made["guards"][guard]} for guard in ("none", "rules", "strict")}
+        cells = (f"{by['none'][at]['share']:.1%}" for at in SHOWN[:-1])
+        given = _of(by["strict"][strict["threshold"]])
+        if name not in RIGHT and made["refused_by"]["strict"] == made["pairs"]:
+            given = f"by definition: {given}"
+        label = f"{words}{'' if name in RIGHT else ' (wrong)'}"
+        rows.append([label, f"{made['pairs']}", *cells, _of(by["none"][SHOWN[-1]]), _of(by["rules"][SHOWN[-1]]), given])
     first = (
         "Without a guard no threshold keeps the false hits' upper bound below 1 %."
         if chosen is None
         else f"Without a guard the threshold {chosen['threshold']:g} keeps the false hits' upper bound below 1 %."
     )
-    wrong, low_high = strict["wrong"], strict["wrong"]["interval"]
+    wrong, right = strict["wrong"], strict["classes"]["paraphrase"]
+    low, high = right["interval"]
     second = (
-        f" With the strict guard {strict['threshold']:g} does: {wrong['hits']} of {wrong['pairs']:,} wrong pairs "
-        f"(95 %: {low_high[0]:.2%} to {low_high[1]:.2%}), and {strict['classes']['paraphrase']['share']:.0%} of the "
+        f" With the strict guard {strict['threshold']:g} does, with {wrong['hits']} of {wrong['pairs']:,} wrong pairs, but "
+        f"{data['excluded_by_definition']['strict']} It serves {right['share']:.1%} [{low:.1%}, {high:.1%}] of the "
         "paraphrases."
     )
-    head = ["would hit, at", "pairs", *(f"{at:g}" for at in SHOWN), f"strict guard, {strict['threshold']:g}"]
+    head = [
+        "would hit, at",
+        "pairs",
+        *(f"{at:g}" for at in SHOWN[:-1]),
+        *(f"{guard}, {SHOWN[-1]:g} [95 %]" for guard in ("no guard", "rules")),
+        f"strict guard, {strict['threshold']:g} [95 %]",
+    ]
     judged = f"\n{first}{second} Judged: {data['judged']}.\n"
     return table(head, rows) + judged + source(data)
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{row['hits']} [{low:.1%}, {high:.1%}]"
 
 
 def replay(data: Any) -> str:

@@ -22,7 +22,6 @@ from tradewind.caching.semantic import Neighbour, SemanticCache, headers
 from tradewind.caching.shared import RedisShared
 from tradewind.engine.backend import Backend
 from tradewind.engine.requests import Request
-from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.errors import ApiError
 from tradewind.serving.meter import Meter
@@ -98,7 +97,7 @@ class CallCaches:
         return self._calls[id(backend)]
 
     async def meaning(
-        self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str, codec: Tokenizer
+        self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str
     ) -> Backend:
         """`backend` watched by the semantic cache, or for a tenant that opted in, perhaps an answer of that."""
         semantic = self._semantic
@@ -111,9 +110,9 @@ class CallCaches:
         known = isinstance(backend, CachedCall) and backend.knows(own)
         if self._tenant in semantic.tenants and not known and not self._directives.no_cache:
             found = await semantic.look_up(asked)
-            self._near = semantic.served(found) if found is not None else None
+            self._near = semantic.served(found, self._directives.max_age) if found is not None else None
         if self._near is not None:
-            return Given(backend, codec, self._near)
+            return Given(backend, self._near)
         return Watched(backend, semantic, asked, lambda: self.outcome in ("hit", "coalesced"))
 
     @property

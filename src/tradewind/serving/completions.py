@@ -80,7 +80,7 @@ class Completions:
         requests = await self.requests(wire, http)
         backend = caches.over(self.scheduler, self.identity, bool(wire.stream))
         if len(requests) == 1:
-            backend = await caches.meaning(backend, wire, requests[0], self.identity, self.tokenizer)
+            backend = await caches.meaning(backend, wire, requests[0], self.identity)
         generation = await begin([(backend, one) for one in requests], wire, http)
         reply = Reply(generation, call, wire, self._echoes(wire, requests))
         if not wire.stream:

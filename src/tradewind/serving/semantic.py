@@ -1,8 +1,9 @@
 """The semantic cache's place in the server: chats are watched, and, for tenants that opted in, answered from it.
 
 A chat takes part where the answer is one, reproducible, plain text, and `caching.semantic.context_of` finds a question in
-it. What is watched goes to the engine as if nothing were here; its whole answer is observed when it has been given. An
-answer served from here is marked `X-Cache: semantic` and counts its tokens anew. Streams of it are one chunk.
+it. What is watched goes to the engine as if nothing were here; its whole answer is observed when it has been given, if it
+ended by `stop`: one cut off by `length` is neither scored nor kept. An answer served from here is marked
+`X-Cache: semantic`; its completion tokens are those that were sampled when it was made. Streams of it are one chunk.
 """
 
 import asyncio
@@ -14,11 +15,10 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tradewind.caching.key import greedy_as_seen, reproducible
-from tradewind.caching.semantic import Asked, Neighbour, SemanticCache, context_of
+from tradewind.caching.semantic import Neighbour, Question, SemanticCache, context_of
 from tradewind.encoder.contract import Encoder
 from tradewind.engine.backend import Backend, Cancellable, Layer
 from tradewind.engine.requests import Delta, Done, Event, Request, Sink
-from tradewind.engine.text import Tokenizer
 from tradewind.errors import UserError
 from tradewind.serving.metrics import Metrics
 from tradewind.serving.settings import ServeSettings
@@ -42,7 +42,7 @@ def open_semantic(settings: ServeSettings, encoder: Encoder | None, metrics: Met
     return cache
 
 
-def question_of(wire: ChatRequest, request: Request, tenant: str, identity: str) -> Asked | None:
+def question_of(wire: ChatRequest, request: Request, tenant: str, identity: str) -> Question | None:
     """None for a chat that takes no part. identity: see `caching.key`."""
     plain = wire.structure is None and wire.aggregate is None and wire.candidates == 1 and wire.alternatives is None
     if not plain or not reproducible(request) or request.cache_salt:
@@ -56,10 +56,11 @@ def question_of(wire: ChatRequest, request: Request, tenant: str, identity: str)
 class Watched(Layer):
     """For one request, whose answer the cache is told of when it is whole, unless it was `known` before."""
 
-    def __init__(self, backend: Backend, cache: SemanticCache, asked: Asked, known: Callable[[], bool]) -> None:
+    def __init__(self, backend: Backend, cache: SemanticCache, asked: Question, known: Callable[[], bool]) -> None:
         super().__init__(backend)
         self._cache, self._asked, self._known = cache, asked, known
         self._texts: list[str] = []
+        self._stopped = False
 
     def submit_all(self, calls: Sequence[tuple[Request, Sink]]) -> Sequence[Cancellable]:
         loop = asyncio.get_running_loop()
@@ -68,16 +69,18 @@ class Watched(Layer):
         def watching(event: Event) -> None:
             if isinstance(event, Delta):
                 self._texts.append(event.text)
+                self._stopped = event.finish_reason == "stop"
             sink(event)
-            if isinstance(event, Done):
-                loop.call_soon_threadsafe(self._observe)
+            if isinstance(event, Done) and self._stopped:
+                loop.call_soon_threadsafe(self._observe, event.completion_tokens)
 
         return self.backend.submit_all([(request, watching)])
 
-    def _observe(self) -> None:
+    def _observe(self, tokens: int) -> None:
         if self._known():
             return
-        task = asyncio.get_running_loop().create_task(self._cache.observe(self._asked, "".join(self._texts)))
+        observing = self._cache.observe(self._asked, "".join(self._texts), tokens)
+        task = asyncio.get_running_loop().create_task(observing)
         OBSERVING.add(task)
         task.add_done_callback(OBSERVING.discard)
 
@@ -87,17 +90,16 @@ OBSERVING: set[asyncio.Task[object]] = set()
 
 
 class Given(Layer):
-    """A neighbour's answer, for one request."""
+    """A neighbour's answer, for one request. Without token ids: nothing is resumed from it."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, near: Neighbour) -> None:
+    def __init__(self, backend: Backend, near: Neighbour) -> None:
         super().__init__(backend)
-        self._tokenizer, self.near = tokenizer, near
+        self.near = near
 
     def submit_all(self, calls: Sequence[tuple[Request, Sink]]) -> Sequence[Cancellable]:
         ((request, sink),) = calls
-        ids = tuple(self._tokenizer.encode(self.near.answer))
-        sink(Delta(0, self.near.answer, len(ids), finish_reason="stop", ids=ids))
-        sink(Done(len(request.prompt), len(ids)))
+        sink(Delta(0, self.near.answer, self.near.tokens, finish_reason="stop"))
+        sink(Done(len(request.prompt), self.near.tokens))
         return [Spent()]
 
 
