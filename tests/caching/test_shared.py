@@ -20,6 +20,8 @@ from tradewind.errors import UserError
 
 P = (1, 2, 3)
 WAIT = 20.0
+BUSY = 0.045
+"""Seconds that a machine which does other things may add."""
 SECRET = b"a secret that tests share"
 
 
@@ -36,7 +38,7 @@ def run(check: Callable[[], Awaitable[None]]) -> None:
 
 def lab(node: RedisNode, secret: bytes = SECRET, lease_s: float = 5.0, **rules: Any) -> Lab:
     """One process."""
-    made = Lab(RedisShared(node.url, secret, anchored(), lease_s), **rules)
+    made = Lab(RedisShared(node.url, secret, lease_s), **rules)
     made.cache.clock = anchored()
     return made
 
@@ -260,7 +262,7 @@ def test_a_full_store_still_gives_what_it_has() -> None:
 
 
 @pytest.mark.parametrize("how", ["stop", "pause"])
-def test_a_store_that_is_away_is_done_without_in_a_tenth_of_a_second(
+def test_a_store_that_is_away_is_done_without_in_a_twentieth_of_a_second(
     redis_node: RedisNode, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.undo()  # of its patience
@@ -279,8 +281,8 @@ def test_a_store_that_is_away_is_done_without_in_a_tenth_of_a_second(
             one.hand.running[-1].finish()
             await answered(asking)
             assert isinstance(asking.events[0][-1], Done)
-        assert sorted(waits)[-4] < 0.02  # but for those that opened the breaker, nobody waits
-        assert max(waits) < 0.1 + 0.1  # a tenth, and what a busy machine adds
+        assert sorted(waits)[-4] < BUSY  # but for those that opened the breaker, nobody waits
+        assert max(waits) < 0.05 + BUSY
         assert one.cache.shared.breaker.open  # type: ignore[union-attr]
         assert one.ask(P).told_at_once
         if how == "stop":
@@ -304,13 +306,12 @@ def test_a_store_that_is_away_is_done_without_in_a_tenth_of_a_second(
 
 def test_a_value_past_its_end_is_not_given_though_the_store_has_it(redis_node: RedisNode) -> None:
     async def check() -> None:
-        one, two = lab(redis_node, ttl_s=30.0), lab(redis_node)
+        one, two = lab(redis_node, ttl_s=1.0), lab(redis_node)
         await made(one, one.ask(P))
         await kept(one)
         with redis_client.Redis.from_url(redis_node.url) as client:
             client.persist(values(redis_node)[0])
-        begin = anchored()
-        two.cache.shared.clock = lambda: begin() + 31  # type: ignore[union-attr]
+        await asyncio.sleep(1.1)
         late = two.ask(P)
         await made(two, late)
         assert late.outcomes == ["miss"]
@@ -338,7 +339,7 @@ def test_refused_work_is_told_as_its_end(redis_node: RedisNode) -> None:
 @pytest.mark.parametrize("address", ["memcached://127.0.0.1", "redis", "redis://127.0.0.1:port"])
 def test_an_address_that_is_none_is_one_line(address: str) -> None:
     with pytest.raises(UserError, match="cache"):
-        RedisShared(address, SECRET, anchored())
+        RedisShared(address, SECRET)
 
 
 def test_waiting_for_another_process_has_an_end(redis_node: RedisNode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ class ResponseCache:
         """Whether the shared store answered; otherwise this process may make the answer, mostly with a lease."""
         token, waited, latest = secrets.token_hex(16), False, time.monotonic() + WAIT_S
         while not flight.left and time.monotonic() < latest:
-            found = await shared.fetch(work.key, token)
+            found = await shared.fetch(work.key, token, work.request.priority)
             if found.value is not None:
                 return self._given(found.value, found.left_s, work, flight, max_age, waited)
             work.lease = found.lease
