@@ -321,6 +321,54 @@ def test_a_value_past_its_end_is_not_given_though_the_store_has_it(redis_node: R
     run(check)
 
 
+def test_a_shared_answer_is_kept_here_no_longer_than_there(redis_node: RedisNode) -> None:
+    async def check() -> None:
+        one, two = lab(redis_node, ttl_s=30.0), lab(redis_node, ttl_s=3600.0)
+        await made(one, one.ask(P))
+        await kept(one)
+        second = two.ask(P)
+        await answered(second)
+        entry = two.cache.local.get(second.call.asked[0].key)
+        assert entry is not None
+        assert entry.expires - entry.stored <= 30
+        for each in (one, two):
+            await each.cache.close()
+
+    run(check)
+
+
+def test_a_shared_answer_older_than_a_call_wants_is_made_anew(redis_node: RedisNode) -> None:
+    async def check() -> None:
+        one, two = lab(redis_node), lab(redis_node)
+        await made(one, one.ask(P))
+        await kept(one)
+        await asyncio.sleep(1.1)
+        fresh = two.ask(P, header="max-age=1")
+        await made(two, fresh)
+        assert fresh.outcomes == ["miss"]
+        for each in (one, two):
+            await each.cache.close()
+
+    run(check)
+
+
+def test_a_user_does_not_wait_for_a_warming_call_elsewhere(redis_node: RedisNode) -> None:
+    async def check() -> None:
+        warming, serving = lab(redis_node), lab(redis_node)
+        first = warming.ask(P, priority=100)
+        await until(lambda: warming.hand.running)
+        second = serving.ask(P, priority=0)
+        await made(serving, second)  # though the other still runs
+        assert (second.outcomes, first.events[0]) == (["miss"], [])
+        await kept(serving)
+        await made(warming, first)
+        await kept(warming)
+        for each in (warming, serving):
+            await each.cache.close()
+
+    run(check)
+
+
 def test_refused_work_is_told_as_its_end(redis_node: RedisNode) -> None:
     async def check() -> None:
         one, two = lab(redis_node), lab(redis_node)
