@@ -7,8 +7,9 @@ The life of a `fetch`:
    another has it. A value that is not ours, past its end, or of another clock is as none: asked again without it.
 3. After TIMEOUT_S of all that, the request goes on without. If it was sent, a lease that it still brings is released, as
    nobody knows of it; and after STORE_S, when nothing was said, once more.
-4. A round trip that takes nearly TIMEOUT_S, or fails, is a fault of the store, and three in a row open the breaker. A request
-   that had no round trip in time, or only the rest of its time, is none: the store did nothing wrong.
+4. A round trip that takes nearly TIMEOUT_S, or fails, is a fault of the store, and three in a row open the breaker. So is
+   connecting, which takes several round trips, from four times as long. A request that had no round trip in time, or only
+   the rest of its time, is none: the store did nothing wrong.
 
 Writes wait for nobody and nobody for them: they have connections of their own, are left out while the breaker is open,
 and cannot close it. A lease ends by itself `lease_s` after its holder last renewed it, so that a process that dies holds
@@ -24,6 +25,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -38,8 +40,9 @@ from tradewind.errors import UserError
 log = logging.getLogger(__name__)
 TIMEOUT_S, STORE_S = 0.05, 0.5
 """That a request waits for the store, and that what nobody waits for may take."""
-FAULT = 0.9
-"""Of TIMEOUT_S, that a round trip takes at most: a fault is known before the next request asks."""
+FAULT, CONNECTING = 0.9, 4.0
+"""Times TIMEOUT_S, that a round trip takes at most, so that a fault is known before the next request asks; and
+connecting."""
 TRIPS, BATCH, WRITES = 4, 16, 8
 LEASE_S = 3.0
 MAX_VALUE = 1 << 20
@@ -125,7 +128,7 @@ class RedisShared:
         self._fetch, self._extend, self._release = map(self._client.register_script, (FETCH, EXTEND, RELEASE))
         self.breaker = Breaker("the shared cache", "answers are made without it")
         self._waiting: deque[Question] = deque()
-        self._trips = 0
+        self._trips, self._loaded = 0, False
         self._writing = asyncio.Semaphore(WRITES)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._skewed_at = -math.inf
@@ -202,37 +205,53 @@ class RedisShared:
             for one in batch:
                 one.tell(None)
             return
+
+        def watch(seconds: float) -> AbstractContextManager[None]:
+            return watched(seconds, lambda: failed(TimeoutError(f"no answer in {seconds:g} s")))
+
         replies: list[Any] = [None] * len(batch)
         try:
-            with watched(FAULT * TIMEOUT_S, lambda: failed(TimeoutError(f"no answer in {FAULT * TIMEOUT_S:g} s"))):
-                async with asyncio.timeout(STORE_S):
+            async with asyncio.timeout(STORE_S):
+                with watch(CONNECTING * TIMEOUT_S):
+                    await self._connected()
+                batch[:] = [one for one in batch if not one.told.done()]  # nobody would know of a lease
+                with watch(FAULT * TIMEOUT_S):
                     replies = await self._sent(batch)
         except Exception as error:  # whatever its client raises: a cache must not take the service down
             failed(error)
             if isinstance(error, TimeoutError):  # they may have been asked all the same
-                self._spawn(self._release_all([one.lease for one in batch]))
+                self._spawn(self._release_all([one.lease for one in batch if one.sent]))
         else:
-            if not failures:
+            if batch and not failures:
                 self.breaker.succeeded()
         finally:
-            for one, reply in zip(batch, replies, strict=True):
+            for one, reply in zip(batch, replies, strict=False):
                 if isinstance(reply, Exception):
                     self._failed(reply)
                 one.tell(reply if isinstance(reply, list) else None)
+
+    async def _connected(self) -> None:
+        """The next connection is open, and Redis has the script: what happens once is not what a request may wait for."""
+        pool = self._client.connection_pool
+        await pool.release(await pool.get_connection())
+        if not self._loaded:
+            await self._client.script_load(FETCH)
+            self._loaded = True
 
     async def _sent(self, batch: list[Question]) -> list[Any]:
         """A reply or an error for each."""
         from redis.exceptions import NoScriptError
 
-        for first in (True, False):
-            pipe = self._client.pipeline(transaction=False)
-            for one in batch:
-                one.sent = True
-                pipe.evalsha(self._fetch.sha, 2, *one.keys_and_args(self._lease_ms))
-            replies: list[Any] = await pipe.execute(raise_on_error=False)
-            if not (first and any(isinstance(one, NoScriptError) for one in replies)):
-                break
-            await self._client.script_load(FETCH)  # of a Redis that is new; asked twice, a holder has its own lease
+        if not batch:
+            return []
+        pipe = self._client.pipeline(transaction=False)
+        for one in batch:
+            one.sent = True
+            pipe.evalsha(self._fetch.sha, 2, *one.keys_and_args(self._lease_ms))
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        if any(isinstance(one, NoScriptError) for one in replies):  # another Redis, or one that began anew
+            await self._client.script_load(FETCH)
+            return await self._sent(batch)  # a holder that asks twice has its own lease
         return replies
 
     async def _release_all(self, leases: list[Lease]) -> None:
