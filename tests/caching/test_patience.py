@@ -103,3 +103,17 @@ def test_a_fetch_whose_caller_leaves_gives_its_lease_back(redis_node: RedisNode)
         assert client.get(LEASE) is None
 
     over(redis_node, check)
+
+
+def test_requests_that_went_on_without_leave_no_leases(redis_node: RedisNode) -> None:
+    async def check(store: RedisShared, client: Any) -> None:
+        await asyncio.wait_for(_warm(store), 20)
+        client.flushdb()
+        redis_node.pause()
+        found = await asyncio.gather(*(store.fetch(b"%032d" % place, "one") for place in range(200)))
+        assert found == [Found()] * 200
+        redis_node.resume()
+        await store.close()  # when all that was under way has ended
+        assert client.keys("tradewind:*:lease") == []
+
+    over(redis_node, check)

@@ -173,7 +173,7 @@ class RedisShared:
             if said is not None:
                 self.faults.late += 1
                 if said[:2] == [None, 1]:
-                    self._spawn(self.release(question.lease))
+                    self._spawn(self._release_all([question.lease]))
 
         if question.sent:
             question.told.add_done_callback(came)
@@ -255,7 +255,7 @@ class RedisShared:
         return replies
 
     async def _release_all(self, leases: list[Lease]) -> None:
-        """Though the breaker be open: one try."""
+        """That nobody knows of: one try each, though the breaker be open."""
         for one in leases:
             await self._write(partial(self._release, [_lease(one.key)], [one.token]), anyhow=True)
 
