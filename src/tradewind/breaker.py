@@ -33,11 +33,16 @@ class Breaker:
     def open(self) -> bool:
         return self._open_until is not None
 
+    @property
+    def resting(self) -> bool:
+        """Open, and nobody may try yet."""
+        return self._open_until is not None and self._clock() < self._open_until
+
     def allows(self) -> bool:
         """Whether to ask now. While it is open that is one caller a pause, who then says how it went."""
         if self._open_until is None:
             return True
-        if self._clock() < self._open_until:
+        if self.resting:
             return False
         self._open_until = self._clock() + self._pause()
         return True

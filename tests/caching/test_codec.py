@@ -1,8 +1,11 @@
+import json
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradewind.caching.codec import SKEW_S, Answer, BadValue, pack, seal, unpack, unseal
+from tradewind.caching.codec import SKEW_S, Answer, BadValue, FromTheFuture, pack, seal, unpack, unseal
 from tradewind.engine.requests import Delta, Done, Event, PromptLogprobs, TokenLogprob
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -47,6 +50,25 @@ def test_the_whole_answer_says_the_same(answer: Answer) -> None:
     assert answer.whole[-1] == answer.events[-1]
 
 
+@given(answers)
+def test_any_writer_of_json_is_read(answer: Answer) -> None:
+    held = json.loads(pack(answer).decode("utf-8", "surrogatepass"))
+    for spaced in (None, (",", ":")):
+        text = json.dumps(held, ensure_ascii=False, separators=spaced)
+        assert unpack(text.encode("utf-8", "surrogatepass")) == answer
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_has_not_are_refused(number: float) -> None:
+    end = Done(1, 1, 0, 0, 0)
+    for scored in (TokenLogprob(1, b"x", number, (), 0), TokenLogprob(1, b"x", None, ((1, b"x", number),), 0)):
+        with pytest.raises(ValueError, match="finite"):
+            pack(Answer((Delta(0, "x", 1, (scored,)), end), 1.0, 1.0))
+    for times in ((number, 1.0), (1.0, number)):
+        with pytest.raises(ValueError, match="no time"):
+            pack(Answer((end,), *times))
+
+
 @given(st.binary(max_size=200))
 def test_other_bytes_are_no_answer(value: bytes) -> None:
     with pytest.raises(BadValue):
@@ -79,6 +101,13 @@ def test_a_seal_is_of_its_key_and_secret() -> None:
             unseal(secret, key, sealed, 150.0)
 
 
-@pytest.mark.parametrize(("now", "left"), [(150.0, 50.0), (200.0, 0.0), (1000.0, 0.0), (100.0 - SKEW_S - 1, 0.0)])
+@pytest.mark.parametrize(
+    ("now", "left"), [(150.0, 50.0), (200.0, 0.0), (1000.0, 0.0), (100.0 - SKEW_S, 100.0 + SKEW_S)]
+)
 def test_a_seal_has_its_time(now: float, left: float) -> None:
     assert unseal(SECRET, KEY, seal(SECRET, KEY, b"", 100.0, 200.0), now)[1] == left
+
+
+def test_a_seal_of_a_later_time_is_named() -> None:
+    with pytest.raises(FromTheFuture, match=r"6\.0 s"):
+        unseal(SECRET, KEY, seal(SECRET, KEY, b"", 100.0 + SKEW_S + 1, 200.0), 100.0)

@@ -18,7 +18,6 @@ CALLS = st.lists(
         st.tuples(st.just("put"), KEYS, st.integers(0, 2500), st.sampled_from([0.0, 1.0, 5.0, math.inf])),
         st.tuples(st.just("drop"), KEYS),
         st.tuples(st.just("wait"), st.floats(-3, 6)),
-        st.tuples(st.just("clear")),
     ),
     max_size=80,
 )

@@ -7,17 +7,22 @@ know the secret cannot have an answer given. JSON, never pickle. Not covered: se
 import hashlib
 import hmac
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import orjson
+
 from tradewind.engine.requests import Delta, Done, Event, PromptLogprobs, TokenLogprob
 
 HEAD = struct.Struct(">4sdd")
 MAGIC = b"TWc1"
 MAC = 32
+SEAL = HEAD.size + MAC
+"""Bytes before the payload."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +65,40 @@ class BadValue(ValueError):
     """Bytes that hold no answer."""
 
 
+class FromTheFuture(BadValue):
+    """Sealed by a clock that is ahead of ours, or ours went back."""
+
+
 def pack(answer: Answer) -> bytes:
+    """Raises ValueError for a number that is not finite."""
+    if not (math.isfinite(answer.seconds) and math.isfinite(answer.stored)):
+        raise ValueError("an answer at no time")
     body = [answer.seconds, answer.stored, [_row(event) for event in answer.events]]
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "surrogatepass")
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # half a surrogate pair in a text, which is no UTF-8
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode("utf-8", "surrogatepass")
 
 
 def unpack(value: bytes) -> Answer:
     """Raises BadValue."""
     try:
-        seconds, stored, rows = json.loads(value.decode("utf-8", "surrogatepass"))
+        seconds, stored, rows = _read(value)
         events = tuple(map(_event, rows))
+        times = float(seconds), float(stored)
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise BadValue(str(error)) from None
     if not events or not isinstance(events[-1], Done) or any(isinstance(one, Done) for one in events[:-1]):
         raise BadValue("the answer has no end, or several")
-    return Answer(events, float(seconds), float(stored))
+    return Answer(events, *times)
+
+
+def _read(value: bytes) -> Any:
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return json.loads(value.decode("utf-8", "surrogatepass"))
 
 
 def seal(secret: bytes, key: bytes, payload: bytes, stored: float, expires: float) -> bytes:
@@ -84,17 +108,20 @@ def seal(secret: bytes, key: bytes, payload: bytes, stored: float, expires: floa
 
 
 def unseal(secret: bytes, key: bytes, value: bytes, now: float) -> tuple[bytes, float]:
-    """The payload, and the seconds that it may still be used; none left where it is past its end, or from a future that
-    no clock beside this one is in. Raises BadValue for what was not sealed for this key with this secret."""
-    head, mac, payload = value[: HEAD.size], value[HEAD.size : HEAD.size + MAC], value[HEAD.size + MAC :]
+    """The payload, and the seconds that it may still be used; 0: past its end, also where the store kept it longer.
+    Raises BadValue for what was not sealed for this key with this secret, FromTheFuture for what is not yet: the end of
+    such a value says nothing by this clock."""
+    head, mac, payload = value[: HEAD.size], value[HEAD.size : SEAL], value[SEAL:]
     if len(mac) < MAC or not hmac.compare_digest(mac, _mac(secret, key, head + payload)):
         raise BadValue("the seal is not ours")
     _, stored, expires = HEAD.unpack(head)
-    return payload, 0.0 if stored > now + SKEW_S else max(0.0, expires - now)
+    if stored > now + SKEW_S:
+        raise FromTheFuture(f"a value was stored {stored - now:.1f} s from now")
+    return payload, max(0.0, expires - now)
 
 
 SKEW_S = 5.0
-"""By which clocks of machines that share a store may differ."""
+"""By which a clock may seem to go back: of one clock, what its setting corrects; of several, what they differ by."""
 
 
 def _mac(secret: bytes, key: bytes, text: bytes) -> bytes:
@@ -127,6 +154,8 @@ def _event(row: list[Any]) -> Event:
 
 
 def _scored(one: TokenLogprob) -> list[Any]:
+    if not all(math.isfinite(value) for value in (one.logprob or 0.0, *(value for _, _, value in one.top))):
+        raise ValueError("a logprob that is not finite")
     top = [[token, piece.decode("latin-1"), logprob] for token, piece, logprob in one.top]
     return [one.token, one.piece.decode("latin-1"), one.logprob, top, one.offset]
 

@@ -5,8 +5,9 @@
 2. `get` gives it. What has expired is no hit: it is dropped when it is asked for or when room is wanted.
 3. It goes when it expires, is dropped or replaced, or when the policy prefers another.
 
-The store's time never goes back: of a clock that does, the latest moment counts until it is passed, so nothing that
-expired comes back. Used from one thread. Not covered: the memory of the policy's own counters, persistence.
+The store's time goes on while the machine sleeps, where its system has such a clock. It never goes back: of a clock that
+does, the latest moment counts until it is passed, so nothing that expired comes back. Used from one thread. Not covered:
+the memory of the policy's own counters, persistence.
 """
 
 import heapq
@@ -14,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tradewind.caching.policies import POLICIES
 from tradewind.errors import UserError
@@ -26,6 +28,12 @@ DEFAULT_POLICY = "tinylfu"
 ahead where a budget holds a tenth or a quarter of all answers; where it holds half, `size_aware` is, by about 0.01."""
 SLACK = 64
 """Outdated expiry times kept at least before they are cleared out."""
+
+
+uptime: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds since the machine started: on Linux also those that it was suspended, which `monotonic` leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +57,11 @@ class Counts:
     expired: int = 0
 
 
-def since_boot() -> float:
-    """Seconds, those of sleep included where the system counts them (Linux)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
 class LocalStore:
     """budget: bytes. policy: a name of POLICIES. clock: seconds. Raises UserError for an unknown policy, or a budget below
     0."""
 
-    def __init__(self, budget: int, policy: str = DEFAULT_POLICY, clock: Callable[[], float] = since_boot) -> None:
+    def __init__(self, budget: int, policy: str = DEFAULT_POLICY, clock: Callable[[], float] = uptime) -> None:
         if policy not in POLICIES:
             raise UserError(f"unknown cache policy {policy!r} (choices: {', '.join(POLICIES)})")
         if budget < 0:
@@ -66,12 +69,9 @@ class LocalStore:
         self.budget, self.policy, self.counts = budget, policy, Counts()
         self._clock = clock
         self._latest = -math.inf
-        self._start()
-
-    def _start(self) -> None:
         self._entries: dict[bytes, Entry] = {}
         self._expiries: list[tuple[float, bytes]] = []
-        self._policy = POLICIES[self.policy](self.budget)
+        self._policy = POLICIES[policy](budget)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -129,10 +129,6 @@ class LocalStore:
         """Where it is there."""
         if self._entries.pop(key, None) is not None:
             self._policy.forget(key)
-
-    def clear(self) -> None:
-        """Everything, and what the policy learnt."""
-        self._start()
 
     def _expire(self, key: bytes) -> None:
         self.drop(key)

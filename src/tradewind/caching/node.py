@@ -1,7 +1,8 @@
 """A Redis server of our own, on a free port of this machine: started with a server or a test, and stopped with it.
 
-It keeps nothing on disk. For one that outlives us, or that several machines share, run Redis yourself and give its
-address.
+It keeps nothing on disk, and ends with the thread that started it, killed or not, where the program `setpriv` is (Linux;
+elsewhere a killed parent leaves it behind). For one that outlives us, or that several machines share, run Redis yourself
+and give its address.
 """
 
 import shutil
@@ -15,7 +16,10 @@ from contextlib import contextmanager
 from tradewind.errors import UserError
 
 PROGRAM = "redis-server"
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Runs a program that the kernel ends with its parent: in the program itself, no code of ours between fork and exec."""
 START_S, STOP_S = 10.0, 5.0
+MEMORY = 256 << 20
 
 
 class RedisNode:
@@ -45,7 +49,8 @@ class RedisNode:
         policy = "allkeys-lru" if self.evict else "noeviction"
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": "/tmp", "loglevel": "warning"}
         options |= {"maxmemory": self.memory, "maxmemory-policy": policy}
-        command = [PROGRAM, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+        leash = ENDS_WITH_US if shutil.which(ENDS_WITH_US[0]) else ()
+        command = [*leash, PROGRAM, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         latest = time.monotonic() + START_S
         while not self._answers():
@@ -81,9 +86,9 @@ class RedisNode:
 
 
 @contextmanager
-def redis_node() -> Iterator[RedisNode]:
-    """For the length of the block."""
-    node = RedisNode()
+def redis_node(memory: int = MEMORY) -> Iterator[RedisNode]:
+    """For the length of the block. memory: bytes that it holds at most, the least used go for others."""
+    node = RedisNode(memory=memory)
     node.start()
     try:
         yield node

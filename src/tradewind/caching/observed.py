@@ -62,9 +62,8 @@ class CacheMetrics(Collector):
         if self._shared is None:
             return
         faults = CounterMetricFamily(f"{name}_store_faults", "Of the shared store, by kind.", labels=["kind"])
-        held = self._shared.faults
-        for kind, count in (("error", held.errors), ("skipped", held.skipped), ("rejected", held.rejected)):
-            faults.add_metric([kind], count)
+        for kind, count in asdict(self._shared.faults).items():
+            faults.add_metric(["error" if kind == "errors" else kind], count)
         yield faults
         yield GaugeMetricFamily(
             f"{name}_store_open", "1 while the breaker in front of the shared store is open.", self._shared.breaker.open

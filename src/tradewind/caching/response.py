@@ -30,7 +30,7 @@ from typing import Any, Literal, Protocol
 
 from tradewind.caching.codec import Answer, BadValue, pack, unpack
 from tradewind.caching.flight import Flight, Seat
-from tradewind.caching.memory import LocalStore, since_boot
+from tradewind.caching.memory import LocalStore, uptime
 from tradewind.caching.shared import Lease, Shared
 from tradewind.engine.backend import Backend
 from tradewind.engine.requests import Failed, Request
@@ -47,8 +47,8 @@ POLL_S, WAIT_S = 0.03, 60.0
 def anchored() -> Callable[[], float]:
     """Seconds since 1970 by the clock as it was at the start: setting it later makes nothing older or younger. It goes on
     while the machine sleeps."""
-    begin = time.time() - since_boot()
-    return lambda: begin + since_boot()
+    begin = time.time() - uptime()
+    return lambda: begin + uptime()
 
 
 @dataclass
@@ -215,7 +215,7 @@ class ResponseCache:
         """Whether the shared store answered; otherwise this process may make the answer, mostly with a lease."""
         token, waited, latest = secrets.token_hex(16), False, time.monotonic() + WAIT_S
         while not flight.left and time.monotonic() < latest:
-            found = await shared.fetch(work.key, token)
+            found = await shared.fetch(work.key, token, work.request.priority)
             if found.value is not None:
                 return self._given(found.value, found.left_s, work, flight, max_age, waited)
             work.lease = found.lease

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     settings, profile = settings_from(arguments())
-    with redis_node() if settings.cache == "redis" else nullcontext() as node:
+    with redis_node(settings.cache_redis_mib << 20) if settings.cache == "redis" else nullcontext() as node:
         run_server(settings if node is None else replace(settings, cache=node.url), profile)
 
 

@@ -44,7 +44,7 @@ def open_cache(settings: ServeSettings, metrics: Metrics) -> ResponseCache | Non
     local = LocalStore(settings.cache_mib << 20)
     rules = CacheRules(settings.cache_ttl_s, shared_by_tenants=settings.cache_scope == "all")
     clock = anchored()
-    shared = None if settings.cache == MEMORY else RedisShared(settings.cache, secret(), clock)
+    shared = None if settings.cache == MEMORY else RedisShared(settings.cache, secret())
     observer = CacheMetrics(metrics.registry, local, shared)
     return ResponseCache(local, rules, observer, shared, clock)
 

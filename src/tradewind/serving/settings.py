@@ -52,6 +52,7 @@ class ServeSettings:
         "that is started and ends with the server",
     )
     cache_mib: int = option(64, "of kept answers in this process", 1)
+    cache_redis_mib: int = option(256, "of kept answers in the Redis that cache=redis starts", 1)
     cache_ttl_s: float = option(3600.0, "that an answer is kept", 0.001)
     cache_scope: str = option("tenant", "tenant: none is given another's answer; all: everybody is")
     semantic: str = option("off", "shadow: chats are held against like questions of before, for the metrics; or off")
