@@ -7,7 +7,7 @@ without a cache, with one in memory, and two over one Redis.
    Redis: hits from then on, in an order in which each comes back after more others than a server keeps decoded.
 2. A round has a block of every call and kind, in an order of its own: BLOCK calls, RATE a second, to one server while the
    others have none. The blocks of a kind's new questions, the same for all servers, follow each other: a miss where there is
-   a cache. What the first server over Redis made in the round before, the second one fetches. The empty route is a block, too.
+   a cache. What the first server over Redis made in the round before, the second one fetches. The empty route has a block.
 3. The first LEAD calls of a block, which open its connection and find a server that had nothing to do for a while, do not
    count.
 
