@@ -4,18 +4,19 @@
 
 1. `empty`: a route that does nothing (/health), at the rate: what a hit cannot be faster than.
 2. `cold`: Poisson arrivals at the rate. `warm-up`: so many requests of another seed. `warm`: arrivals again, another seed.
-   `kept`: arrivals of questions that were hits then, so that no engine works beside them. With `--elsewhere`, another server
-   of the same store, the same there, each once: what a shared store is worth to who never saw the question.
+   `known`: what was a hit by then is asked again, each once and one by one, until every one left is a hit again. `kept`:
+   arrivals of those, so that no engine works beside them. With `--elsewhere`, another server of the same store, the same
+   there, each once: what a shared store is worth to who never saw the question.
 3. Twice in turn: so many users (`--users` of the load test) at the server without a cache, where one is given, and 1, 2, 3,
    4, 8 and 16 times as many at the one with it: requests/s at the same p95.
 4. `no-cache`: users that want fresh answers. `burst`: one new question by many at once, which is to be answered once.
-5. With `--store-pid`, the shared store's process: users with new questions while it is stopped
-   (`paused`), and after it was killed (`lost`).
+5. With `--store-pid`, the shared store's process: users with questions that nobody asked before while it is well (`fresh`),
+   while it is stopped (`paused`), and after it was killed (`lost`).
 
 Arrivals share connections that are kept open, as a client library's pool does: `empty` has such a one, too. `--until` ends
-the run after a phase. A question is the same words for every seed, has temperature 0, and is always asked as a stream or
-never. Every phase begins with the same order of popularity, which then drifts with `--churn`. Timings note what the server
-says in X-Cache.
+the run after a phase, and leaves `empty` out where only outcomes are counted (BY_COUNT). A question is the same words for
+every seed, has temperature 0, and is always asked as a stream or never. Every phase begins with the same order of
+popularity, which then drifts with `--churn`. Timings note what the server says in X-Cache.
 """
 
 import argparse
@@ -37,6 +38,9 @@ from loadtests.sse import Phase, Questions, Timing
 from tradewind.caching.traces import Popularity, asked
 
 FACTORS, ROUNDS = (1, 2, 3, 4, 8, 16), 2
+BY_COUNT = ("cold", "warm-up", "warm")
+PASSES = 5
+"""Of `known`, at most: each shortens what is asked, as a miss may put another answer out."""
 DRAWN = 20_000
 """Requests drawn at once."""
 STRIDE = 1 << 20
@@ -97,11 +101,15 @@ class CachingCrowd(Crowd):
 
     def all_phases(self) -> Iterator[Phase]:
         rate, users, seconds = self.options.rate, self.options.closed_users, self.options.phase_seconds
-        yield self.empty(rate, seconds)
+        if self.options.until not in BY_COUNT:
+            yield self.empty(rate, seconds)
         yield self.about(1).open("cold", rate, seconds)
         yield self.about(2).warmed(users)
         yield self.about(3).open("warm", rate, seconds)
-        if known := self.known():
+        known = self.hits()
+        if known:
+            yield self.recheck(known)
+        if known:
             self.popular = Known(self.options, known)
             yield self.open("kept", rate, seconds)
             if self.options.elsewhere:
@@ -121,22 +129,34 @@ class CachingCrowd(Crowd):
         del self.headers["Cache-Control"]
         yield self.burst(self.options.burst)
         if self.options.store_pid:
+            yield self.unseen(1).closed("fresh", users, seconds)
             os.kill(self.options.store_pid, signal.SIGSTOP)
-            self.popular = Known(self.options, self.fresh(1))
-            yield self.closed("paused", users, seconds)
+            yield self.unseen(2).closed("paused", users, seconds)
             os.kill(self.options.store_pid, signal.SIGKILL)
-            self.popular = Known(self.options, self.fresh(2))
-            yield self.closed("lost", users, seconds)
+            yield self.unseen(3).closed("lost", users, seconds)
 
-    def fresh(self, part: int) -> list[tuple[int, int]]:
-        """Questions that nobody asked."""
+    def unseen(self, part: int) -> "CachingCrowd":
+        """The next phase's questions are such that nobody asked."""
         first = 1 + (1 + part) * DRAWN
-        return [(question, 0) for question in range(first, first + DRAWN)]
+        self.popular = Known(self.options, [(question, 0) for question in range(first, first + DRAWN)])
+        return self
 
-    def known(self) -> list[tuple[int, int]]:
+    def hits(self) -> list[tuple[int, int]]:
         """Question and tenant of what the server has had a hit for, in the order they were first asked."""
         hits = (one for one in self.recording.requests if one.cache == "hit")
         return list(dict.fromkeys((one.question or 0, one.tenant or 0) for one in hits))
+
+    def recheck(self, known: list[tuple[int, int]]) -> Phase:
+        """Leaves in `known` what is kept still."""
+        phase, http = self.recording.phase("known", 1, 0.0), self.connect()
+        for _ in range(PASSES):
+            asked = list(known)
+            known[:] = [one for one in asked if self.ask(*self.popular.one(*one), http=http).cache == "hit"]
+            if len(known) == len(asked):
+                break
+        http.close()
+        phase.end = self.recording.now()
+        return phase
 
     def about(self, number: int) -> "CachingCrowd":
         """The next phase's row of requests."""

@@ -3,8 +3,10 @@ warmed up with 5,000 requests of another seed; then a smaller one over Redis, wh
 
     python -m studies.caching.load
 
-The answers' length is such that half of them fill the smallest budget, 1 MiB. Results: reports/studies/caching/load.json.
-Not covered: more exponents and tenants (see traces.py, which simulates them), caches before several replicas.
+The answers' length is such that half of them fill the smallest budget, 1 MiB: that, and half a second for each, is what the
+forecast assumes. Results: reports/studies/caching/load.json. Not covered: more exponents and tenants (see traces.py, which
+simulates them), caches before several replicas, other seeds of the requests (sweep.py has those; intervals here are over
+seconds or requests of one run).
 """
 
 from dataclasses import asdict, replace
@@ -22,12 +24,13 @@ from tradewind.tracking import git_commit, record_run
 REPORT, RUNS = Path("reports/studies/caching/load.json"), Path("reports/runs")
 SEED = 0
 MEMORY = LoadSettings(
-    "caching", "student-int8", users=4, seconds=60, prompt_words=32, answer_tokens=44, rate=50.0,
-    caching=CachingSettings(questions=1000, warm_requests=5000, cache_mib=1),
+    "caching", "student-int8", users=4, seconds=100, prompt_words=32, answer_tokens=44, rate=50.0,
+    caching=CachingSettings(questions=1000, warm_requests=5000, cache_mib=1, assumed_bytes=1553, assumed_s=0.5),
 )  # fmt: skip
 REDIS = replace(
-    MEMORY, seconds=40, caching=CachingSettings(store="redis", questions=300, warm_requests=300, cache_mib=1)
-)
+    MEMORY, seconds=80, caching=replace(MEMORY.caching, store="redis", questions=300, warm_requests=300)
+)  # fmt: skip
+"""Eight seconds a phase: some 60 requests of each outage."""
 
 
 def main() -> None:

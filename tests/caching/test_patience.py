@@ -65,7 +65,7 @@ def test_a_slow_store_costs_a_request_a_twentieth_of_a_second(redis_node: RedisN
                 await asyncio.gather(*(ask(begin + place) for place in range(50)))
                 await asyncio.sleep(0.3)
             assert statistics.median(waits) < shared.TIMEOUT_S + BUSY / 3
-            assert max(waits) < shared.TIMEOUT_S + BUSY
+            assert sorted(waits)[int(0.95 * len(waits))] < shared.TIMEOUT_S + BUSY
             if delay_s > shared.TIMEOUT_S:
                 assert store.breaker.open
             proxy.delay_s = 0.0

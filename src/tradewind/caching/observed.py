@@ -1,8 +1,9 @@
 """What the caches did, for Prometheus. Of answers: outcomes, what was saved, how full it is, how its store does; of vectors:
 texts found, computed and passed by, how full it is.
 
-Saved tokens and seconds are those of the answers that were given again, as it took to make them; answers that were
-joined count as coalesced and save what is not known yet, so nothing is added for them.
+Saved tokens and seconds are those of the answers that were hits. The seconds are what the first asker waited for them, the
+engine's queue included: under load more than an engine needs, and no engine time. Answers that were joined, here or in
+another process, count as coalesced; nothing is added for them.
 """
 
 from collections.abc import Iterable
@@ -33,8 +34,9 @@ class CacheMetrics(Collector):
             registry=registry,
         )
         self._kept = Counter(f"{name}_stored", "Answers offered to this process' store.", ["kept"], registry=registry)
-        self._tokens = Counter(f"{name}_saved_tokens", "Tokens of answers that were given again.", registry=registry)
-        self._seconds = Counter(f"{name}_saved_seconds", "That making them had taken.", registry=registry)
+        self._tokens = Counter(f"{name}_saved_tokens", "Completion tokens of hits.", registry=registry)
+        waited = "Of hits: what their first asker waited, in the engine's queue too; not engine time."
+        self._seconds = Counter(f"{name}_saved_seconds", waited, registry=registry)
         self._ages = Histogram(f"{name}_hit_age_seconds", "Of answers given again.", registry=registry, buckets=AGES_S)
         for outcome, why in (("hit", "local"), ("coalesced", "here"), ("miss", "")):
             self._asked.labels(outcome, why)
@@ -42,11 +44,12 @@ class CacheMetrics(Collector):
 
     def looked_up(self, outcome: str, why: str, saved: Answer | None, age_s: float) -> None:
         self._asked.labels(outcome, why).inc()
+        if outcome != "hit":
+            return
+        self._ages.observe(age_s)
         if saved is not None:
             self._tokens.inc(saved.done.completion_tokens)
             self._seconds.inc(saved.seconds)
-        if outcome == "hit":
-            self._ages.observe(age_s)
 
     def kept(self, stored: bool) -> None:
         self._kept.labels(str(stored).lower()).inc()

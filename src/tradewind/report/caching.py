@@ -1,9 +1,9 @@
 """Notebook 2's sections, from reports/studies/caching. A report that is not there is one line with its command."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from tradewind.load.prices import PRICE_OF
+from tradewind.report.caching_goals import goals
+from tradewind.report.caching_load import load, shared, values
 from tradewind.report.markdown import source, table
 from tradewind.report.readme import Reports
 from tradewind.report.serving import found, missing, section
@@ -24,69 +24,6 @@ CLASSES = {
 }
 RIGHT = ("paraphrase", "respelled")
 SHOWN = (0.8, 0.9, 0.95, 0.97, 0.99)
-OUTCOMES = ("empty", "hit", "coalesced", "miss", "uncached")
-
-
-def load(data: Any) -> str:
-    """Latency by outcome, never blended; hit ratio beside the simulator's."""
-    values = _values(data["memory"])
-    settings = data["memory"]["settings"]
-    given = settings["caching"]
-    rows = [
-        [words, f"{count:.0f}", *(f"{values[f'{phase}/{outcome}/e2e_{share}_ms']:.1f}" for share in ("p50", "p95", "p99"))]
-        for phase, outcome, words in (
-            ("empty", "empty", "a route that does nothing"), ("kept", "hit", "hit, no engine at work beside it"),
-            ("warm", "hit", "hit, misses being generated beside it"), ("warm", "miss", "miss, at the same time"),
-            ("no-cache", "miss", f"miss, {settings['users']} users"),
-            ("uncached", "uncached", f"no cache, {settings['users']} users"),
-            ("burst", "coalesced", f"{given['burst']} at once, waiting for the one that is made"),
-        )
-        if f"{phase}/{outcome}/e2e_p50_ms" in values
-        for count in [_measured(data["memory"], f"{phase}/{outcome}/e2e_p50_ms")["n"] or 0]
-    ]  # fmt: skip
-    ratios = [
-        [
-            phase,
-            *(f"{values[f'{phase}/{name}']:.3f}" for name in ("hit_ratio", "predicted_hit_ratio", "coalesced_ratio",
-                                                             "ideal_hit_ratio")),
-        ]
-        for phase in ("cold", "warm")
-    ]  # fmt: skip
-    gain, goal = values.get("same_p95_gain"), values.get("same_p95_goal")
-    tail = (
-        f"\n`{settings['model']}`, {given['questions']:,} questions by Zipf with exponent {given['exponent']:g}, "
-        f"{settings['rate']:g} requests/s in open loop, {given['cache_mib']} MiB, warmed up with "
-        f"{given['warm_requests']:,} requests of another seed; {settings['answer_tokens']} tokens an answer. A miss costs "
-        f"{values['miss_cost_ms']:+.1f} ms beside no cache (medians of phases in turn)."
-    )
-    if gain is not None and goal is not None:
-        tail += (
-            f" At the p95 of the server without a cache ({values['uncached_p95_ms']:.0f} ms, of all requests) the cache "
-            f"gives {gain:.1f} times its requests/s; 0.8 / (1 - hit ratio) would be {goal:.1f}."
-        )
-    tail += f" Saved: {values['saved_tokens']:,.0f} tokens, {values['saved_s']:,.0f} s of generation"
-    if (thousand := values.get("uncached_usd_per_1000")) is not None:
-        tail += f", {values['saved_usd']:.3f} USD at {thousand:.4f} USD for 1,000 answers that are made ({PRICE_OF})"
-    tail += ". "
-    tail += f"{values['burst/generations']:.0f} generation for the {given['burst']} identical requests.\n"
-    head = table(["E2E, ms", "requests", "p50", "p95", "p99"], rows)
-    return head + "\n" + table(["phase", "hit ratio", "predicted", "coalesced", "ideal"], ratios) + tail + source(data)
-
-
-def shared(data: Any) -> str:
-    values = _values(data["redis"])
-    rows = []
-    for phase, words in (
-        ("kept", "this process has it"), ("elsewhere", "another process had it: from Redis"),
-        ("no-cache", "miss"), ("paused", "miss, Redis stopped (SIGSTOP)"), ("lost", "miss, Redis killed"),
-    ):  # fmt: skip
-        outcome = "miss" if phase in ("no-cache", "paused", "lost") else "hit"
-        if f"{phase}/{outcome}/e2e_p50_ms" in values:
-            cells = (f"{values[f'{phase}/{outcome}/e2e_{share}_ms']:.1f}" for share in ("p50", "p95", "p99"))
-            rows.append([words, f"{values[f'{phase}/requests']:.0f}", f"{values[f'{phase}/failures']:.0f}", *cells])
-    floor = values["empty/empty/e2e_p50_ms"]
-    text = f"\nA route that does nothing takes this client {floor:.1f} ms.\n"
-    return table(["E2E, ms", "requests", "failed", "p50", "p95", "p99"], rows) + text + source(data)
 
 
 def cost(data: Any) -> str:
@@ -115,36 +52,47 @@ def cost(data: Any) -> str:
             added.append(f"{words}, {kind}: {one['value']:+.2f} ms [{low:.2f}, {high:.2f}]")
     given = data["params"]
     tail = (
-        f"\nA miss minus the same call without a cache, round by round: {'; '.join(added)}. {given['rounds']} rounds, "
-        f"{given['rate']:g} calls a second, {given['tokens']} tokens an answer, the mock engine.\n"
+        f"\nA miss minus the same question's call without a cache: {'; '.join(added)}. {given['rounds']} blocks of "
+        f"{given['block']} calls of each row, {given['rate']:g} a second to one server at a time, in an order of their own; "
+        f"known: {given['known']} questions of a kind in turn; {given['tokens']} tokens an answer, the mock engine. "
+        "Intervals are over rounds.\n"
     )
     return table(["E2E, ms", "", "p50 [95 %]", "p95"], rows) + tail + source(data)
 
 
 def sweep(data: Any) -> str:
-    rows = [
-        [
-            f"{row['setting']} {row['value']:g}",
-            *(
-                f"{row[phase]['measured']:.3f} / {row[phase]['predicted']:.3f}"
-                for phase in ("cold", "warm")
-            ),
-            f"{row['warm']['ideal']:.3f}",
-        ]
-        for row in data["rows"]
-    ]  # fmt: skip
+    """Each phase's hit ratio beside both predictions, and where they are furthest off."""
+    rows = []
+    for row in data["rows"]:
+        label = f"{row['setting']} {row['value']:g}"
+        for phase in ("cold", "warm"):
+            one = row[phase]
+            low, high = one["interval"] or [one["measured"]] * 2
+            rows.append([
+                f"{label}, {phase}", f"{one['measured']:.3f} [{low:.3f}, {high:.3f}]", f"{one['replay']:.3f}",
+                f"{one['replay_error']['mean']:+.3f}", f"{one['forecast']:.3f} ± {one['forecast_spread']:.3f}",
+                f"{one['forecast_error']['mean']:+.3f}", f"{one['ideal']:.3f}",
+            ])  # fmt: skip
     said = "; ".join(
-        f"{phase}: median {one['median']:.3f}, largest {one['largest']:.3f} of {one['n']} runs"
-        for phase, one in data["error"].items()
+        f"{phase}, {kind}: median {one['median']:.3f}, largest {one['largest']:.3f} of {one['n']} cells"
+        for phase, kinds in data["error"].items()
+        for kind, one in kinds.items()
     )
-    failed = sum(row[phase]["failures"] for row in data["rows"] for phase in ("cold", "warm"))
-    given = data["settings"]["caching"]
+    lost = {
+        what: sum(row[phase][what] for row in data["rows"] for phase in data["error"])
+        for what in ("failures", "rejected")
+    }
+    given, fewest = (
+        data["settings"]["caching"],
+        min(row[phase]["requests"] for row in data["rows"] for phase in data["error"]),
+    )
     tail = (
-        f"\nMeasured / predicted hit ratio. {given['questions']:,} questions, exponent {given['exponent']:g}, "
-        f"{given['cache_mib']} MiB, warmed up with {given['warm_requests']:,} requests, but for what the row changes. "
-        f"|predicted - measured|: {said}. Failed requests: {failed:.0f}.\n"
+        f"\n{given['questions']:,} questions, exponent {given['exponent']:g}, {given['cache_mib']} MiB, warmed up with "
+        f"{given['warm_requests']:,} requests, but for what the row changes; means of {len(data['seeds'])} seeds, intervals "
+        f"between them, at least {fewest} requests a phase and seed. The forecast's spread is the standard deviation of one "
+        f"run. |predicted - measured|: {said}. Failed requests: {lost['failures']:.0f}, refused: {lost['rejected']:.0f}.\n"
     )
-    return table(["", "cold", "warm", "ideal"], rows) + tail + source(data)
+    return table(["", "hit ratio [95 %]", "replay", "error", "forecast", "error", "ideal"], rows) + tail + source(data)
 
 
 def policies(data: Any) -> str:
@@ -264,8 +212,8 @@ def decision(reports: Reports) -> str:
     made = found(reports, f"{STUDY}/load")
     lines = []
     if made is not None:
-        values = _values(made["memory"])
-        beside, missed = values["kept/hit/e2e_p50_ms"] - values["empty/empty/e2e_p50_ms"], values["miss_cost_ms"]
+        held = values(made["memory"])
+        beside, missed = held["kept/hit/e2e_p50_ms"] - held["empty/empty/e2e_p50_ms"], held["miss_cost_ms"]
         if (alone := found(reports, f"{STUDY}/cost")) is not None:
             missed = alone["measurements"]["memory whole/miss_cost_ms"]["value"]
         lines.append(
@@ -294,15 +242,6 @@ def decision(reports: Reports) -> str:
     return "\n\n".join(lines) + "\n" if lines else missing(f"{STUDY}/load")
 
 
-def _values(part: Mapping[str, Any]) -> dict[str, float]:
-    return {name: one["value"] for name, one in part["measurements"].items() if one["value"] is not None}
-
-
-def _measured(part: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    one: Mapping[str, Any] = part["measurements"][name]
-    return one
-
-
 SECTIONS = {
     "caching_load": section(f"{STUDY}/load", load),
     "caching_shared": section(f"{STUDY}/load", shared),
@@ -313,5 +252,6 @@ SECTIONS = {
     "caching_vectors": section(f"{STUDY}/encoder", vectors),
     "caching_semantic": section(f"{STUDY}/semantic", semantic),
     "caching_replay": section(f"{STUDY}/semantic", replay),
+    "caching_goals": goals,
     "caching_decision": decision,
 }
