@@ -1,5 +1,6 @@
 """Notebook 2's sections, from reports/studies/caching. A report that is not there is one line with its command."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tradewind.report.caching_goals import goals
