@@ -204,12 +204,12 @@ class StreamingUser(User):
             self._read(http, json.dumps(body).encode(), answer_tokens, timing)
         except RejectedError as refusal:
             timing.end, timing.rejected = self.recording.now(), refusal.seconds
-            self._fire("REJECTED", timing.end - timing.start)
+            self._fire("REJECTED", timing.end - timing.start, timing)
         except (OSError, ValueError, KeyError, ProtocolError) as error:
             # The connection may hold the rest of a broken reply.
             http.close()
             timing.error = f"{type(error).__name__}: {error}"[:200]
-            self._fire("E2E", self.recording.now() - timing.start, error)
+            self._fire("E2E", self.recording.now() - timing.start, timing, error)
         finally:
             if timing.end is None and timing.error is None:  # cut off by the end of the run, not by the server
                 self.recording.requests = [one for one in self.recording.requests if one is not timing]
@@ -248,10 +248,10 @@ class StreamingUser(User):
         timing.end = end
         timing.prompt_tokens, timing.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
         for before, after in pairwise(timing.texts):
-            self._fire("ITL", after - before)
+            self._fire("ITL", after - before, timing)
         if timing.texts:
-            self._fire("TTFT", timing.texts[0] - timing.start)
-        self._fire("E2E", end - timing.start)
+            self._fire("TTFT", timing.texts[0] - timing.start, timing)
+        self._fire("E2E", end - timing.start, timing)
 
     @staticmethod
     def _check(done: bool, reasons: list[str], usage: dict[str, Any] | None, answer_tokens: int) -> None:
@@ -262,10 +262,11 @@ class StreamingUser(User):
         if usage is None or usage["completion_tokens"] != answer_tokens:
             raise ProtocolError(f"usage {usage}, not {answer_tokens} completion tokens")
 
-    def _fire(self, kind: str, seconds: float, error: Exception | None = None) -> None:
+    def _fire(self, kind: str, seconds: float, timing: Timing, error: Exception | None = None) -> None:
+        """Hits and misses are rows of their own."""
         self.environment.events.request.fire(
             request_type=kind,
-            name="chat",
+            name=f"chat, {timing.cache}" if timing.cache else "chat",
             response_time=1000 * seconds,
             response_length=0,
             exception=error,

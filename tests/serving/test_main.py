@@ -3,10 +3,12 @@
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +152,21 @@ def test_sigterm_lets_a_running_answer_end(served: tuple[subprocess.Popen[str], 
     assert rest[-1] == "data: [DONE]"
     assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
     assert process.wait(WAIT) == 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
+def test_an_interrupt_before_it_serves_ends_it_at_once(tmp_path: Path, seconds: float) -> None:
+    """Whatever is being loaded then; with not a word, and its own Redis with it."""
+    command = [sys.executable, "-m", "tradewind.serving", "--engine", "mock", "--model", "mock", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--cache", "redis"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(seconds)
+    served = select.select([process.stdout], [], [], 0)[0]
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)
+    assert served or process.returncode == -signal.SIGINT, said
+    assert "Traceback" not in said[1]
 
 
 def test_variants_beside_the_main_one(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Store(Protocol):
 
 @dataclass
 class TextCounts:
-    """Texts since the start: found here, looked up in vain, and those that were not to be looked up."""
+    """Texts since the start: found here, not found or wanted anew, and those that leave the store alone."""
 
     hit: int = 0
     miss: int = 0
@@ -94,7 +94,7 @@ class EmbeddingCache:
     def count(self, directives: Directives, hits: int, texts: int) -> None:
         """Once for each call."""
         with self.lock:
-            if directives.no_cache or directives.no_store:
+            if directives.no_store:
                 self.counts.bypass += texts
                 return
             self.counts.hit += hits

@@ -47,7 +47,7 @@ TRIPS, BATCH, WRITES = 4, 16, 8
 LEASE_S = 3.0
 MAX_VALUE = 1 << 20
 QUIET_S = 60.0
-"""Without a value from the future, until one is logged again."""
+"""Without a refusal, or a value that is not ours or from the future, until one is logged again."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class RedisShared:
         self._trips, self._loaded = 0, False
         self._writing = asyncio.Semaphore(WRITES)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._skewed_at = -math.inf
+        self._said: dict[str, float] = {}
 
     @property
     def _lease_ms(self) -> int:
@@ -265,14 +265,11 @@ class RedisShared:
         try:
             payload, left_s = unseal(self.secret, key, value, _seconds(moment))
         except FromTheFuture as error:
-            if time.monotonic() > self._skewed_at + QUIET_S:
-                log.warning("the shared cache: %s; did the clock of Redis go back?", error)
-            self._skewed_at = time.monotonic()
+            self._say("the shared cache: %s; did the clock of Redis go back?", error)
             self.faults.skewed += 1
             return None
         except BadValue as error:
-            if not self.faults.rejected:
-                log.warning("the shared cache held a value that is not ours: %s", error)
+            self._say("the shared cache held a value that is not ours: %s", error)
             self.faults.rejected += 1
             return None
         left_s = min(left_s, left_ms / 1000 if left_ms >= 0 else left_s)
@@ -322,8 +319,14 @@ class RedisShared:
         if not isinstance(error, ResponseError):
             self.breaker.failed(error)
             return
-        if self.faults.errors == 1:  # it answers, if not well, as where it has no room
-            log.warning("the shared cache refused: %s", " ".join(str(error).split()))
+        self._say("the shared cache refuses: %s", " ".join(str(error).split()))  # as where it has no room
+
+    def _say(self, text: str, why: object) -> None:
+        """Once, until it was not so for QUIET_S."""
+        now = time.monotonic()
+        if now > self._said.get(text, -math.inf) + QUIET_S:
+            log.warning(text, why)
+        self._said[text] = now
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """As a task that is held until it is done: a loop holds its tasks weakly."""
@@ -350,7 +353,9 @@ def _lease(key: bytes) -> str:
 def _client(uri: str) -> Any:
     if not uri.startswith(("redis://", "rediss://")):
         scheme = uri.partition("://")[0] if "://" in uri else uri  # the rest may hold a password
-        raise UserError(f"cache {scheme!r}: choose none, memory or an address redis://HOST:PORT")
+        raise UserError(
+            f"cache {scheme!r}: choose none, memory, redis (one of its own) or an address redis://HOST:PORT"
+        )
     if importlib.util.find_spec("redis") is None:
         raise UserError("cache: Redis needs its client: pip install redis")
     from redis.asyncio import ConnectionPool, Redis

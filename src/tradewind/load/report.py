@@ -53,5 +53,7 @@ def table(outcome: Outcome) -> str:
             shown = (f"{name} {one.value:.4g}" for name, one in part.items() if one.value is not None)
             lines.append(f"{'':>15} {', '.join(shown)}")
     others = (one for one in outcome.measurements if "/" not in one.name and not one.name.startswith(SHOWN))
-    lines += [f"{one.name}: {one.value:.4g} {one.unit}" for one in others if one.value is not None]
+    for one in others:
+        if one.value is not None:
+            lines.append(f"{one.name}: {one.value:.4g} {one.unit}".removesuffix(" 1"))
     return "\n".join(lines)

@@ -5,6 +5,13 @@ of hashes (TRADEWIND_KEYS_FILE; see `serving.keys`) and from TRADEWIND_API_KEYS 
 a loopback address is served. SIGTERM lets accepted requests end.
 """
 
+import signal
+
+if (
+    __name__ == "__main__"
+):  # until it serves, the libraries that it loads would swallow an interrupt or make a mess of it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import ipaddress
 import logging
@@ -78,6 +85,7 @@ def run_server(settings: ServeSettings, profile: str) -> None:
         identity=first.identity,
         embeddings=embeddings,
     )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         serve(app, listener, model, settings, on_exit=app.state.readiness.drain)
     finally:

@@ -174,6 +174,7 @@ def _add_models(
     async def embed(request: Request) -> Response:
         if embeddings is None:
             raise ApiError("unknown_url", "This server has no encoder: it makes no embeddings.")
+        Meter.of(request.scope).model = embeddings.encoder.name
         raw = await read_bytes(request, settings.max_body_bytes)
         return await embeddings.answer(parse(raw, EmbeddingRequest), request)
 

@@ -5,8 +5,8 @@ The life of a call: 1. its texts become tokens, in a worker thread; what is too 
 call has its turn, and a client that left ends it; 4. the body is written in a worker thread, too. A call that finds
 everything waits for none that computes.
 
-`X-Cache` says `hit` where every vector was found, `bypass` where none was to be looked up (`Cache-Control`, as for
-answers), else `miss`; `X-Cache-Hits: k/n` says how many of the texts were. The body is the same either way. Not covered:
+`X-Cache` says `hit` where every vector was found, `bypass` with `no-store` (`Cache-Control` is kept to as for answers), else
+`miss`; `X-Cache-Hits: k/n` says how many of the texts were. The body is the same either way. Not covered:
 `dimensions` other than the encoder's, which was not trained to be cut.
 """
 
@@ -54,7 +54,6 @@ class Embeddings:
         self._check(wire)
         directives = directives_of(http)
         meter = Meter.of(http.scope)
-        meter.model = self.encoder.name
         texts = await self._work(lambda: self._tokens(wire.input))
         used = self._count(texts)
         await meter.embed(used)
@@ -119,9 +118,8 @@ class Embeddings:
 
 def found(job: Job) -> dict[str, str]:
     """The headers that tell what the cache had."""
-    passed = job.directives.no_cache or job.directives.no_store
     return {
-        "X-Cache": "bypass" if passed else "hit" if job.hits == len(job.texts) else "miss",
+        "X-Cache": "bypass" if job.directives.no_store else "hit" if job.hits == len(job.texts) else "miss",
         "X-Cache-Hits": f"{job.hits}/{len(job.texts)}",
     }
 
