@@ -103,12 +103,12 @@ def record_run(
 
 def git_commit() -> str | None:
     """The commit that the working tree stands on, with `-dirty` where tracked files differ from it; what runs write
-    (reports/, dvc.lock) does not count."""
+    (reports/, the dvc.lock files) does not count."""
     commit = _git("rev-parse", "--short=12", "HEAD")
     top = _git("rev-parse", "--show-toplevel")
     if not commit or not top:
         return None
-    written = (":(top,exclude)reports", ":(top,exclude)dvc.lock")
+    written = (":(top,exclude)reports", ":(top,exclude)dvc.lock", ":(top,exclude,glob)studies/*/dvc.lock")
     changed = _git("-C", top, "status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return f"{commit}-dirty" if changed else commit
 

@@ -274,8 +274,8 @@ async def test_a_backend_that_breaks_when_it_is_asked_again_ends_who_waits() -> 
 @in_loop
 async def test_what_is_held_ready_is_bounded_in_bytes() -> None:
     lab = Lab(budget=64 << 20)
-    for number in range(300):
-        length = 1500 if number % 10 == 0 else 60
+    for number in range(900):
+        length = 3000 if number % 10 == 0 else 60
         lab.ask((number, *range(length)))
         lab.hand.running[-1].finish()
         await settled()

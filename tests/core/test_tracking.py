@@ -149,15 +149,15 @@ def test_what_runs_write_does_not_make_a_commit_dirty(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     assert git_commit() is None
-    for name in ("reports/a.json", "dvc.lock", "src/code.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("reports/a.json", "dvc.lock", "studies/caching/dvc.lock", "src/code.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "first")
     clean = git_commit()
     assert clean is not None and len(clean) == 12
-    for name in ("reports/a.json", "dvc.lock"):
+    for name in ("reports/a.json", "dvc.lock", "studies/caching/dvc.lock"):
         (tmp_path / name).write_text("2")
     (tmp_path / "src" / "untracked").write_text("2")
     assert git_commit() == clean

@@ -37,7 +37,7 @@ from tradewind.engine.requests import Failed, Request
 
 log = logging.getLogger(__name__)
 Outcome = Literal["hit", "miss", "coalesced", "bypass"]
-READ_BYTES, LONG_BYTES = 256 << 10, 32 << 10
+READ_BYTES, LONG_BYTES = 1 << 20, 64 << 10
 """Of the popular answers that are held ready beside the store's budget, as they are stored; decoded they take up to nine
 times as much. Longer ones are decoded each time."""
 POLL_S, WAIT_S = 0.03, 60.0
