@@ -18,10 +18,10 @@ QUANTIZED, VARIANTS = Path("artifacts/quantized"), Path("artifacts/variants")
 def main() -> None:
     level = stage_params("export")["accuracy_level"]
     for name in sys.argv[1:]:
-        model, precision = split_name(name)
+        model, recipe = split_name(name)
         tokenizer = Tokenizer.load(f"artifacts/{model}")
         config, flat = load_hf(f"artifacts/{model}")
-        if precision == "fp32":
+        if recipe == "fp32":
             manifest = write_variant(VARIANTS / name, name, config, flat, tokenizer)
         else:
             quantized = QUANTIZED / name

@@ -95,7 +95,12 @@ def test_manifests_that_are_none(folder, tmp_path):
         load_variant(folder)
 
 
-@pytest.mark.parametrize("name", ["", "teacher", "teacher-int3", "tutor-int8", "teacher-int8-x"])
+@pytest.mark.parametrize("name", ["", "teacher", "teacher-int3", "Teacher-int8", "teacher-int8-", "teacher-qat"])
 def test_unknown_names_give_the_choices(name):
-    with pytest.raises(UserError, match=r"choices: base\|teacher\|student"):
+    with pytest.raises(UserError, match="precisions: fp32, int8, w8a8, mixed, int4"):
         split_name(name)
+
+
+def test_a_name_is_a_model_and_a_recipe():
+    assert split_name("student-int8") == ("student", "int8")
+    assert split_name("wide_half-int4-qat") == ("wide_half", "int4-qat")

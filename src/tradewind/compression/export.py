@@ -15,7 +15,7 @@ from tradewind.compression.export_gguf import export_gguf
 from tradewind.compression.export_onnx import GRAPH_FILE, SERVED_ACCURACY, export_onnx
 from tradewind.compression.kv_cache import NAME, Scales
 from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
-from tradewind.compression.variant import LICENCE, Manifest, file_digests, save_manifest, split_name
+from tradewind.compression.variant import LICENCE, Manifest, file_digests, precision_of, save_manifest, split_name
 from tradewind.files import atomic_path
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
@@ -36,7 +36,8 @@ def write_variant(
 
     kv_scales: of the cache that the ONNX graph keeps in int8; None: float32.
     """
-    model, precision = split_name(name)
+    model, recipe = split_name(name)
+    precision = precision_of(recipe)
     with atomic_path(folder) as made:
         files = {"ort": export_onnx(made, config, tensors, accuracy_level, kv_scales)}
         if precision == "fp32":  # the same bytes as the model's own file: DVC's cache keeps them once

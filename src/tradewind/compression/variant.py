@@ -4,6 +4,7 @@ The manifest is what serving, caches, evaluation and other runtimes read; a fold
 its manifest lists is there with the bytes that it states. It does not know how weights are trained, exported or run.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -15,8 +16,10 @@ from tradewind.model.decoder import DecoderConfig
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-MODELS = ("base", "teacher", "student")
-PRECISIONS = ("fp32", "int8", "int4")
+MODELS = ("base", "teacher", "student", "tiny")
+"""Those of the main pipeline, in the order in which they come to be; a study may have others."""
+PRECISIONS = ("fp32", "int8", "w8a8", "mixed", "int4")
+"""int8, int4: weights alone, block 32. w8a8: activations in int8, too. mixed: int4, with the sensitive matrices in int8."""
 LICENCE = "Apache-2.0"
 MAX_FEED = 16
 """New tokens that a row of a batch takes in one call: graphs have rotary angles for so many positions past the context,
@@ -56,11 +59,20 @@ class Manifest:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """`teacher-int8` -> (`teacher`, `int8`). Raises UserError with the choices."""
-    model, _, precision = name.partition("-")
-    if model not in MODELS or precision not in PRECISIONS:
-        raise UserError(f"unknown variant {name!r} (choices: {'|'.join(MODELS)} - {'|'.join(PRECISIONS)})")
-    return model, precision
+    """`teacher-int8` -> (`teacher`, `int8`), `tiny-int4-qat` -> (`tiny`, `int4-qat`): model and recipe, whose first word is
+    the precision. Raises UserError with the choices."""
+    model, _, recipe = name.partition("-")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", model) or not re.fullmatch(
+        f"({'|'.join(PRECISIONS)})(-[a-z0-9]+)*", recipe
+    ):
+        raise UserError(f"unknown variant {name!r} (it is MODEL-PRECISION or MODEL-PRECISION-METHOD, such as student-int4; "
+                        f"precisions: {', '.join(PRECISIONS)})")  # fmt: skip
+    return model, recipe
+
+
+def precision_of(recipe: str) -> str:
+    """`int4-qat` -> `int4`."""
+    return recipe.partition("-")[0]
 
 
 def load_variant(folder: str | Path, verify: bool = True) -> Manifest:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tradewind.compression.variant import MODELS, PRECISIONS
+from tradewind.compression.variant import MODELS, PRECISIONS, precision_of
 from tradewind.errors import UserError
 from tradewind.evaluation.results import read_results, read_rows
 from tradewind.evaluation.scores import Row, difference
@@ -52,8 +52,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def _place(name: str) -> tuple[int, int, str]:
-    model, _, precision = name.rpartition("-")
-    return _rank(MODELS, model), _rank(PRECISIONS, precision), name
+    model, _, recipe = name.partition("-")
+    return _rank(MODELS, model), _rank(PRECISIONS, precision_of(recipe)), name
 
 
 def _rank(known: tuple[str, ...], word: str) -> int:

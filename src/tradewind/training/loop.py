@@ -94,6 +94,7 @@ class TrainResult(NamedTuple):
         return self.timed_tokens / self.timed_seconds if self.timed_seconds else 0.0
 
 
+Seen = Callable[[nnx.State], nnx.State]
 State = tuple[nnx.State, optax.OptState]
 Step = Callable[
     [nnx.State, optax.OptState, nnx.State, tuple[Batch, Targets]],
@@ -110,15 +111,19 @@ def train(
     trainable: type[nnx.Variable[Any]] = nnx.Param,
     checkpoints: Checkpoints | None = None,
     title: str = "train",
+    seen: Seen | None = None,
 ) -> TrainResult:
-    """Train the variables of type `trainable` in `model`, in place."""
+    """Train the variables of type `trainable` in `model`, in place.
+
+    seen: what the model computes with in place of its trained weights (their rounded values, say); None: themselves.
+    """
     schedule, steps, row_tokens = plan(examples.packed, config)
     mesh = make_mesh(config.mesh)
     graph, weights, frozen = nnx.split(model, trainable, ...)  # type: ignore[misc]
     weights, frozen = place_weights(weights, mesh), place_weights(frozen, mesh)
     transform = optimizer(config.optimizer, steps)
     moments = place_like(transform.init(weights), weights, mesh)
-    step = build_step(graph, transform, strategy, config.remat)
+    step = build_step(graph, transform, strategy, config.remat, seen)
     done, (weights, moments), log = _resume(checkpoints, (weights, moments))
     clock = _Clock()
     with tqdm(total=steps, initial=done, desc=title, unit="step", disable=None) as bar:
@@ -163,13 +168,15 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
     )
 
 
-def build_step(graph: Any, transform: optax.GradientTransformation, strategy: Strategy, remat: bool) -> Step:
+def build_step(
+    graph: Any, transform: optax.GradientTransformation, strategy: Strategy, remat: bool, seen: Seen | None = None
+) -> Step:
     """The compiled step; weights and moments are donated. Gradients reach only the trained weights, so the compiler
     drops the backward pass below the lowest of them and every gradient of frozen weights."""
 
     def summed_loss(weights: nnx.State, frozen: nnx.State, feed: tuple[Batch, Targets]) -> tuple[jax.Array, Any]:
         batch, targets = feed
-        outputs = run_model(nnx.merge(graph, weights, frozen), batch, remat)
+        outputs = run_model(nnx.merge(graph, seen(weights) if seen else weights, frozen), batch, remat)
         loss, metrics = strategy(outputs, targets)
         count = targets.weights.sum()
         return loss * count, ({"loss": loss * count} | {k: v * count for k, v in metrics.items()}, count)
