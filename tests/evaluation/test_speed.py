@@ -25,11 +25,13 @@ def test_rates_are_those_of_the_delays(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
     engine = MockEngine(slots=2, max_len=64, step_delay=0.01, prefill_delay=0.002)
+    monkeypatch.setattr(time, "process_time", lambda: now[0] / 4)
     assert run_round(engine, PLAN, seed=0) == pytest.approx(
         {
             "prefill_tokens_per_s": 1 / 0.002,
             "ttft_ms": 10 * 2.0,
             "decode_tokens_per_s": 1 / 0.01,
+            "decode_cpu_ms_per_token": 10 / 4,
             "decode_tokens_per_s_batch": 2 / 0.01,
         }
     )
@@ -40,7 +42,7 @@ def test_fresh_processes_take_turns_and_report_their_own_memory():
     measured = measure({"a": None, "b": None}, PLAN, seed=0)
     for found in measured.values():
         by_name = {m.name: m for m in found}
-        assert set(by_name) == {*FORMULAS, "peak_rss_bytes"}
+        assert set(by_name) == {*FORMULAS, "peak_rss_bytes", "load_s"}
         assert by_name["ttft_ms"].n == PLAN.repeats
         low, high = by_name["ttft_ms"].interval
         assert low <= by_name["ttft_ms"].value <= high

@@ -30,12 +30,17 @@ FORMULAS = {
         "token/s",
         "{decode_tokens} greedy tokens / seconds, one stream, after a prompt of {ttft_tokens}",
     ),
+    "decode_cpu_ms_per_token": (
+        "ms",
+        "CPU time of the process, spinning threads included, over the same tokens / {decode_tokens}",
+    ),
     "decode_tokens_per_s_batch": (
         "token/s",
         "{slots} rows x {batch_tokens} greedy tokens / seconds, each row after a prompt of {ttft_tokens}",
     ),
 }
 HOW = "; median of {repeats} interleaved repeats after {warm_up} uncounted, {threads} threads, engine {engine}"
+LOAD = "seconds to open the variant in a fresh process, files in the page cache or not, and to warm it up"
 RSS = (
     "highest resident set (VmHWM) of a fresh process that loads the engine with {slots} slots and runs all of the above"
 )
@@ -64,11 +69,13 @@ def run_round(engine: Engine, plan: SpeedPlan, seed: int) -> dict[str, float]:
     short = rng.integers(engine.vocab_size, size=plan.ttft_tokens).tolist()
     prefill_seconds, _ = _timed(lambda: engine.prefill(long))
     first_seconds, prefix = _timed(lambda: _first(engine.prefill(short)))
+    one, cpu = _decode_rate(engine, prefix, 1, plan.decode_tokens)
     return {
         "prefill_tokens_per_s": plan.prefill_tokens / prefill_seconds,
         "ttft_ms": 1000 * first_seconds,
-        "decode_tokens_per_s": _decode_rate(engine, prefix, 1, plan.decode_tokens),
-        "decode_tokens_per_s_batch": _decode_rate(engine, prefix, plan.slots, plan.batch_tokens),
+        "decode_tokens_per_s": one,
+        "decode_cpu_ms_per_token": cpu,
+        "decode_tokens_per_s_batch": _decode_rate(engine, prefix, plan.slots, plan.batch_tokens)[0],
     }
 
 
@@ -84,19 +91,20 @@ def _first(prefix: Prefix) -> Prefix:
     return prefix
 
 
-def _decode_rate(engine: Engine, prefix: Prefix, rows: int, tokens: int) -> float:
+def _decode_rate(engine: Engine, prefix: Prefix, rows: int, tokens: int) -> tuple[float, float]:
+    """Tokens a second, and the process's CPU milliseconds a token."""
     assert prefix.logits is not None
     for slot in range(rows):
         engine.insert(prefix, slot)
     chosen = [int(prefix.logits.argmax())] * rows
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for _ in range(tokens):
         logits = engine.step({slot: [chosen[slot]] for slot in range(rows)})
         chosen = [int(logits[slot][-1].argmax()) for slot in range(rows)]
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, time.process_time() - used
     for slot in range(rows):
         engine.release(slot)
-    return rows * tokens / seconds
+    return rows * tokens / seconds, 1000 * used / (rows * tokens)
 
 
 class FreshProcess:
@@ -114,12 +122,12 @@ class FreshProcess:
         values: dict[str, float] = self._receive()
         return values
 
-    def close(self) -> int:
-        """End the process; its peak memory in bytes."""
+    def close(self) -> tuple[int, float]:
+        """End the process; its peak memory in bytes, and the seconds that it took to load."""
         self._pipe.send(None)
-        peak: int = self._receive()
+        peak, load_s = self._receive()
         self._process.join(timeout=30)
-        return peak
+        return peak, load_s
 
     def kill(self) -> None:
         if self._process.is_alive():
@@ -141,8 +149,10 @@ class FreshProcess:
 def _serve(pipe: Connection, folder: Path | None, plan: SpeedPlan) -> None:
     """Child process: load, then answer each seed with a round, and None with the peak memory."""
     try:
+        started = time.perf_counter()
         engine = load_engine(folder, plan.engine, plan.slots, plan.max_len, plan.threads)
         engine.warm_up()
+        load_s = time.perf_counter() - started
     except UserError as error:
         pipe.recv()
         pipe.send(error)
@@ -150,7 +160,7 @@ def _serve(pipe: Connection, folder: Path | None, plan: SpeedPlan) -> None:
     while (seed := pipe.recv()) is not None:
         pipe.send(run_round(engine, plan, seed))
     engine.close()
-    pipe.send(peak_rss_bytes())
+    pipe.send((peak_rss_bytes(), load_s))
 
 
 def peak_rss_bytes() -> int:
@@ -176,13 +186,15 @@ def measure(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> 
             for name, process in processes.items():
                 values = process.round(seed + number)
                 rounds[name] += [values] if number >= plan.warm_up else []
-        return {name: measurements(rounds[name], process.close(), plan, seed) for name, process in processes.items()}
+        return {name: measurements(rounds[name], *process.close(), plan, seed) for name, process in processes.items()}
     finally:
         for process in processes.values():
             process.kill()
 
 
-def measurements(rounds: list[dict[str, float]], peak_rss: int, plan: SpeedPlan, seed: int) -> list[Measurement]:
+def measurements(
+    rounds: list[dict[str, float]], peak_rss: int, load_s: float, plan: SpeedPlan, seed: int
+) -> list[Measurement]:
     facts = vars(plan)
     out = []
     for name, (unit, formula) in FORMULAS.items():
@@ -191,4 +203,5 @@ def measurements(rounds: list[dict[str, float]], peak_rss: int, plan: SpeedPlan,
         out.append(
             Measurement(name, float(np.median(values)), unit, len(values), median_interval(values, seed), how, seed)
         )
-    return [*out, Measurement("peak_rss_bytes", peak_rss, "B", 1, None, RSS.format(**facts))]
+    peak = Measurement("peak_rss_bytes", peak_rss, "B", 1, None, RSS.format(**facts))
+    return [*out, peak, Measurement("load_s", load_s, "s", 1, None, LOAD)]

@@ -60,11 +60,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the inputs of the stage lie."""
+    """Where the inputs of the stage lie. vocabulary: of a student, its ids in its teacher's; None: they are the same."""
 
     variants: Path = Path("artifacts/variants")
     corpus: Path = Path("artifacts/corpus")
-    vocabulary: Path = Path("artifacts/student/vocabulary.json")
+    vocabulary: Path | None = Path("artifacts/student/vocabulary.json")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def evaluate_variant(name: str, settings: Settings, seed: int, place: Place = Pl
     found = answer_measurements(rows, seed) + likelihood_measurements(rows, seed)
     for key, observer in observers.items():
         if isinstance(observer, Recorder):
-            observer.save(_reference_path(name, manifest, asked, settings, place.variants))
+            observer.save(_reference_path(name, manifest, asked, settings))
         elif key == "parent":
             found += divergence_measurements(observer, seed)
         else:
@@ -195,8 +195,10 @@ def _observers(
         out["parent"] = Comparison(settings.positions, _parent_reference(parent, asked, settings, place))
     elif _has_children(name, place.variants):
         out["parent"] = Recorder(settings.positions)
-    if manifest["model"] == "student":
-        out["teacher"] = Comparison(settings.gold_positions, _teacher_reference(asked, settings, place))
+    if manifest["model"] not in ("base", "teacher"):
+        out["teacher"] = Comparison(
+            settings.gold_positions, _teacher_reference(manifest["model"], asked, settings, place)
+        )
     return out
 
 
@@ -205,7 +207,7 @@ def _has_children(name: str, variants: Path) -> bool:
 
 
 def _parent_reference(name: str, asked: Sequence[Question], settings: Settings, place: Place) -> Saved:
-    path = _reference_path(name, load_manifest(place.variants, name), asked, settings, place.variants)
+    path = _reference_path(name, load_manifest(place.variants, name), asked, settings)
     if not path.exists():
         _record(
             place.variants / name, asked, _keep_prompts(asked, settings), Recorder(settings.positions), path, settings
@@ -213,11 +215,14 @@ def _parent_reference(name: str, asked: Sequence[Question], settings: Settings, 
     return Saved(path)
 
 
-def _teacher_reference(asked: Sequence[Question], settings: Settings, place: Place) -> Saved:
+def _teacher_reference(student: str, asked: Sequence[Question], settings: Settings, place: Place) -> Saved:
     """The teacher on the student's tokens: gold answers of `teacher_questions` questions."""
-    name, ids = "teacher-fp32", read_json(place.vocabulary)["teacher_ids"]
+    name = "teacher-fp32"
+    manifest = load_manifest(place.variants, name)
+    whole = range(manifest["config"]["vocab_size"])
+    ids = read_json(place.vocabulary)["teacher_ids"] if place.vocabulary else list(whole)
     mapped = [question.mapped(ids) for question in stratified(asked, settings.teacher_questions)]
-    path = _reference_path(name, load_manifest(place.variants, name), mapped, settings, place.variants, ids)
+    path = _reference_path(name, manifest, mapped, settings, student, ids)
     if not path.exists():
         _record(place.variants / name, mapped, frozenset(), Recorder(settings.gold_positions, ids), path, settings)
     return Saved(path)
@@ -240,10 +245,11 @@ def _reference_path(
     manifest: Mapping[str, Any],
     asked: Sequence[Question],
     settings: Settings,
-    variants: Path,
+    student: str = "self",
     columns: Sequence[int] | None = None,
 ) -> Path:
-    """Named by all that the reference is a function of. Older ones of the same variant and purpose are removed."""
+    """Named by all that the reference is a function of, and for whom. Older ones of the same variant and purpose are
+    removed."""
     key = digest(
         {
             "weights": manifest["weights_digest"],
@@ -254,7 +260,7 @@ def _reference_path(
         }
     )
     folder = home() / "references"
-    stem = f"{name}.{'student' if columns is not None else 'self'}"
+    stem = f"{name}.{student}"
     path = folder / f"{stem}.{key}.safetensors"
     for old in folder.glob(f"{stem}.*.safetensors"):
         if old != path:

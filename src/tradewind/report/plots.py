@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
 from tradewind.files import atomic_path, write_text
+from tradewind.report.frontier import front
 
 COLOURS = {"base": "#7f7f7f", "teacher": "#1f77b4", "student": "#d95f02"}
 MARKERS = {"fp32": "o", "int8": "s", "int4": "^"}
@@ -33,17 +34,6 @@ def points(variants: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = (name, row["answer_f1"], low, high, row["bytes"] / 1e6, row["decode_tokens_per_s"])
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
-
-
-def front(rows: Sequence[Mapping[str, Any]], cost: str, more_is_better: bool) -> list[Mapping[str, Any]]:
-    """The rows that no other beats in F1 at the same cost or less, by rising `cost`."""
-    sign = -1 if more_is_better else 1
-    best, kept = float("-inf"), []
-    for row in sorted(rows, key=lambda r: (sign * r[cost], -r["answer_f1"])):
-        if row["answer_f1"] > best:
-            best = row["answer_f1"]
-            kept.append(row)
-    return sorted(kept, key=lambda r: r[cost])
 
 
 def write_plots(folder: Path, variants: Mapping[str, Any], baselines: Mapping[str, Any], device: str) -> list[Path]:

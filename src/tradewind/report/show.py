@@ -135,7 +135,7 @@ def remeasure(variant: str | None = None, repeats: int = 3, seed: int = 0) -> Ma
     recorded = read_results("benchmark", folder("reports"))[name]["metrics"]
     lines = [f"`{name}`, engine `{engine}`, median of {repeats} now:", "", "| | recorded | now |", "|---|---:|---:|"]
     for key in (*FORMULAS, "peak_rss_bytes"):
-        if key != "ttft_ms":  # of another prompt length
+        if key in recorded and key != "ttft_ms":  # of another prompt length
             lines.append(f"| {key} | {_plain(recorded[key])} | {_plain(live[key].value)} |")
     return Markdown("\n".join(lines))
 

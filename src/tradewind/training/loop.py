@@ -95,9 +95,10 @@ class TrainResult(NamedTuple):
 
 
 Seen = Callable[[nnx.State], nnx.State]
+"""New arrays from weights: a step gives the old ones away."""
 State = tuple[nnx.State, optax.OptState]
 Step = Callable[
-    [nnx.State, optax.OptState, nnx.State, tuple[Batch, Targets]],
+    [nnx.State, optax.OptState, nnx.State, tuple[Batch, Targets], nnx.State | None],
     tuple[nnx.State, optax.OptState, dict[str, jax.Array]],
 ]
 
@@ -116,6 +117,7 @@ def train(
     """Train the variables of type `trainable` in `model`, in place.
 
     seen: what the model computes with in place of its trained weights (their rounded values, say); None: themselves.
+        The gradient there is applied to the weights as it is.
     """
     schedule, steps, row_tokens = plan(examples.packed, config)
     mesh = make_mesh(config.mesh)
@@ -123,14 +125,14 @@ def train(
     weights, frozen = place_weights(weights, mesh), place_weights(frozen, mesh)
     transform = optimizer(config.optimizer, steps)
     moments = place_like(transform.init(weights), weights, mesh)
-    step = build_step(graph, transform, strategy, config.remat, seen)
+    step = build_step(graph, transform, strategy, config.remat)
     done, (weights, moments), log = _resume(checkpoints, (weights, moments))
     clock = _Clock()
     with tqdm(total=steps, initial=done, desc=title, unit="step", disable=None) as bar:
         for number in range(done, steps):
             index = schedule[number]
             feed = place_rows(_stack(examples, index, config.accumulate), mesh)
-            weights, moments, metrics = step(weights, moments, frozen, feed)
+            weights, moments, metrics = step(weights, moments, frozen, feed, seen(weights) if seen else None)
             entry = {name: float(value) for name, value in metrics.items()}
             tokens = int(row_tokens[index].sum())
             log.append({"step": number + 1, "tokens": tokens, **{k: round(v, 6) for k, v in entry.items()}})
@@ -168,15 +170,13 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
     )
 
 
-def build_step(
-    graph: Any, transform: optax.GradientTransformation, strategy: Strategy, remat: bool, seen: Seen | None = None
-) -> Step:
+def build_step(graph: Any, transform: optax.GradientTransformation, strategy: Strategy, remat: bool) -> Step:
     """The compiled step; weights and moments are donated. Gradients reach only the trained weights, so the compiler
     drops the backward pass below the lowest of them and every gradient of frozen weights."""
 
     def summed_loss(weights: nnx.State, frozen: nnx.State, feed: tuple[Batch, Targets]) -> tuple[jax.Array, Any]:
         batch, targets = feed
-        outputs = run_model(nnx.merge(graph, seen(weights) if seen else weights, frozen), batch, remat)
+        outputs = run_model(nnx.merge(graph, weights, frozen), batch, remat)
         loss, metrics = strategy(outputs, targets)
         count = targets.weights.sum()
         return loss * count, ({"loss": loss * count} | {k: v * count for k, v in metrics.items()}, count)
@@ -184,9 +184,13 @@ def build_step(
     gradient = jax.grad(summed_loss, has_aux=True)
 
     def step(
-        weights: nnx.State, moments: optax.OptState, frozen: nnx.State, feed: tuple[Batch, Targets]
+        weights: nnx.State,
+        moments: optax.OptState,
+        frozen: nnx.State,
+        feed: tuple[Batch, Targets],
+        seen: nnx.State | None = None,
     ) -> tuple[nnx.State, optax.OptState, dict[str, jax.Array]]:
-        sums = _accumulate(lambda micro: gradient(weights, frozen, micro), feed)
+        sums = _accumulate(lambda micro: gradient(weights if seen is None else seen, frozen, micro), feed)
         grads, (metrics, count) = sums
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
         updates, moments = transform.update(grads, moments, weights)

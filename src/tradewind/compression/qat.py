@@ -1,0 +1,97 @@
+"""Distillation-aware quantization (KD-QAT): a model trained while it computes with its rounded weights.
+
+Each step rounds the weights to the grids of `quantize` and computes with the result; the gradient there moves the float32
+weights (straight-through estimator, arXiv:1308.3432), which end where rounding harms least. The loss
+holds the rounded model against a float teacher's cached answers, as in LLM-QAT (arXiv:2305.17888). What comes out is float
+weights; `quantize` then gives the very codes that were trained. Not covered: activations, learned scales, int2.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tradewind.compression.distill import DistillConfig
+from tradewind.compression.quantize import BLOCK
+from tradewind.compression.rules import Rule, assign
+from tradewind.compression.teacher_cache import TeacherCache
+from tradewind.model.decoder import DecoderConfig
+from tradewind.model.weights import Flat, to_flat, to_model, weight_table
+from tradewind.training.checkpoint import Checkpoints
+from tradewind.training.finetune import DTYPES
+from tradewind.training.loop import Seen, TrainResult, train
+from tradewind.training.losses import combine
+
+
+def train_rounded(
+    config: DecoderConfig,
+    flat: Flat,
+    rules: Sequence[Rule],
+    cache: TeacherCache,
+    choice: DistillConfig,
+    seed: int,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[Flat, TrainResult]:
+    """The float weights whose rounding by `rules` says what the cached teacher said, and how training went."""
+    model = to_model(config, flat, dtype=DTYPES[choice.dtype])
+    strategy, seen = combine(choice.losses, choice.temperature), rounding(config, rules)
+    result = train(model, cache, strategy, choice.train(seed), checkpoints=checkpoints, title="qat", seen=seen)
+    return to_flat(model), result
+
+
+def rounding(config: DecoderConfig, rules: Sequence[Rule]) -> Seen:
+    """Weights of a decoder -> what their codes stand for, as `rules` say. Raises UserError for rules that do not fit."""
+    table = list(weight_table(config))
+    dtypes = assign(rules, [weight.hf for weight in table])
+    rounded = {
+        weight.ours: (dtypes[weight.hf], 0 if weight.transposed else 1)
+        for weight in table
+        if dtypes[weight.hf] != "float32"
+    }
+
+    def seen(weights: nnx.State) -> nnx.State:
+        out = []
+        for path, variable in nnx.to_flat_state(weights):
+            dtype, axis = rounded.get(".".join(map(str, path)), ("float32", 0))
+            value = variable[...]
+            out.append(
+                (path, variable.replace(value.copy() if dtype == "float32" else fake_quantize(value, dtype, axis)))
+            )
+        return nnx.from_flat_state(out)
+
+    return seen
+
+
+@partial(jax.jit, static_argnames=("dtype", "axis"))
+def fake_quantize(weight: jax.Array, dtype: str, axis: int) -> jax.Array:
+    """The values of `quantize_tensor(weight, dtype).dequantize()`, blocks along `axis`.
+
+    weight: [in, out] with axis 0, [out, in] with axis 1.
+    """
+    shape = weight.shape
+    blocks = weight.reshape(*shape[:axis], shape[axis] // BLOCK, BLOCK, *shape[axis + 1 :])
+    return (_int8 if dtype == "int8" else _int4)(blocks, axis + 1).reshape(shape)
+
+
+def _int8(blocks: jax.Array, axis: int) -> jax.Array:
+    scale = jnp.abs(blocks).max(axis=axis, keepdims=True) / 127
+    scaled = blocks * _inverse(scale)
+    whole = jnp.trunc(scaled)
+    return (whole + jnp.trunc(2 * (scaled - whole))) * _stored(scale)
+
+
+def _int4(blocks: jax.Array, axis: int) -> jax.Array:
+    place = jnp.abs(blocks).argmax(axis=axis, keepdims=True)
+    scale = jnp.take_along_axis(blocks, place, axis=axis) / -8
+    codes = jnp.floor(blocks * _inverse(scale) + 8.5).clip(0, 15) - 8
+    return codes * _stored(scale)
+
+
+def _stored(scale: jax.Array) -> jax.Array:
+    return scale.astype(jnp.float16).astype(jnp.float32)
+
+
+def _inverse(scale: jax.Array) -> jax.Array:
+    return jnp.where(_stored(scale) == 0, 0, 1 / scale)
