@@ -11,15 +11,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from tradewind.compression.distill import DistillConfig
 from tradewind.compression.quantize import BLOCK
 from tradewind.compression.rules import Rule, assign
-from tradewind.compression.teacher_cache import TeacherCache
+from tradewind.compression.teacher_cache import TeacherCache, ask_teacher
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import Flat, to_flat, to_model, weight_table
 from tradewind.training.checkpoint import Checkpoints
+from tradewind.training.data import ChatTokenizer, draw, pack
 from tradewind.training.finetune import DTYPES
 from tradewind.training.loop import Seen, TrainResult, train
 from tradewind.training.losses import combine
@@ -39,6 +41,23 @@ def train_rounded(
     strategy, seen = combine(choice.losses, choice.temperature), rounding(config, rules)
     result = train(model, cache, strategy, choice.train(seed), checkpoints=checkpoints, title="qat", seen=seen)
     return to_flat(model), result
+
+
+def self_cache(
+    config: DecoderConfig,
+    flat: Flat,
+    tokenizer: ChatTokenizer,
+    conversations: Sequence[Sequence[dict[str, str]]],
+    tokens: int,
+    length: int,
+    k: int,
+    seed: int,
+) -> TeacherCache:
+    """What a model itself says after every token of conversations, prompts included: a variant is held against its float
+    weights there, too. tokens: budget. length: of a row. k: tokens kept at each place.
+    """
+    everywhere = [(ids, [1] * len(ids)) for ids, _ in draw(conversations, tokenizer, tokens, length, seed)]
+    return ask_teacher(to_model(config, flat), np.arange(config.vocab_size), pack(everywhere, length), k, rows=2)
 
 
 def rounding(config: DecoderConfig, rules: Sequence[Rule]) -> Seen:

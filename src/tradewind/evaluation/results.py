@@ -1,9 +1,9 @@
 """Result files of the measuring stages: written by `evaluate` and `benchmark`, read by `report`, the README and the
 notebooks.
 
-`reports/<stage>/<name>.json` holds {label: {"run_id", "metrics": {name: value}, "intervals": {name: [low, high]},
-...}}; beside an evaluation, `<name>.questions.jsonl` holds one row per question and label. It knows nothing of how they
-are shown.
+`reports/<stage>/<name>.json` (of a study `reports/studies/<study>/<stage>/<name>.json`) holds {label: {"run_id",
+"metrics": {name: value}, "intervals": {name: [low, high]}, ...}}; beside an evaluation, `<name>.questions.jsonl` holds one
+row per question and label. It knows nothing of how they are shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,13 @@ def write_result(
     params: dict[str, Any],
     tags: dict[str, str],
     reports: str | Path = "reports",
+    study: str | None = None,
 ) -> None:
     """Evaluation results by label (a variant has one, the baselines several) as files, and a run record for each."""
-    folder = Path(reports) / "evaluate"
+    folder = _folder(reports, study) / "evaluate"
     labels: dict[str, Any] = {}
     for label, result in results.items():
-        run_id = _record("evaluate", label, result.measurements, params, tags, Path(reports))
+        run_id = _record("evaluate", label, result.measurements, params, tags, Path(reports), study)
         labels[label] = _plain(run_id, result.measurements) | {
             "kinds": kind_table(result.rows),
             "questions_digest": result.questions_digest,
@@ -44,10 +45,12 @@ def write_speed(
     params: dict[str, Any],
     tags: dict[str, str],
     reports: str | Path = "reports",
+    study: str | None = None,
+    **more: Any,
 ) -> None:
-    """Speed of one variant as a file and a run record."""
-    run_id = _record("benchmark", name, measured, params, tags, Path(reports))
-    write_json(Path(reports) / "benchmark" / f"{name}.json", {name: _plain(run_id, measured)})
+    """Speed of one variant, and what `more` says of it, as a file and a run record."""
+    run_id = _record("benchmark", name, measured, params, tags, Path(reports), study)
+    write_json(_folder(reports, study) / "benchmark" / f"{name}.json", {name: _plain(run_id, measured) | more})
 
 
 def read_results(stage: str, reports: str | Path = "reports") -> dict[str, dict[str, Any]]:
@@ -74,12 +77,18 @@ def _record(
     params: dict[str, Any],
     tags: dict[str, str],
     reports: Path,
+    study: str | None,
 ) -> str:
-    path = reports / "runs" / f"{stage}-{label}.json"
+    path = reports / "runs" / f"{f'{study}-' if study else ''}{stage}-{label}.json"
+    tags = tags | ({"study": study} if study else {})
     with record_run(stage=stage, question=QUESTION, variant=label, params=params, tags=tags, path=path) as run:
         for measurement in measured:
             run.log(measurement)
     return run.run_id
+
+
+def _folder(reports: str | Path, study: str | None) -> Path:
+    return Path(reports) / "studies" / study if study else Path(reports)
 
 
 def _plain(run_id: str, measured: Sequence[Measurement]) -> dict[str, Any]:

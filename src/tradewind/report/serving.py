@@ -23,6 +23,7 @@ MADE_BY = {
     "benchmarks/cluster": "python -m benchmarks.cluster",
     "benchmarks/chaos": "python -m benchmarks.chaos",
     "loadtest/steady": "make repro",
+    "compression": "make study NAME=compression",
 }
 
 

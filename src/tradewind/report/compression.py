@@ -1,0 +1,131 @@
+"""Notebook 3's sections of the study, from reports/compression.json. A part that is not there is one line with its
+command."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tradewind.report.compression_goals import goals
+from tradewind.report.markdown import source, table
+from tradewind.report.readme import Reports
+from tradewind.report.serving import found, missing
+
+REPORT = "compression"
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def frontier(data: Any) -> str:
+    """Every variant; what speaks against one stands in its last column."""
+    rows = []
+    for name, row in data["variants"].items():
+        low, high = row["answer_f1_ci"]
+        marks = "".join(sign for cost, sign in SIGNS.items() if name in data["fronts"][cost]["variants"])
+        rows.append([
+            f"{name} {marks}".strip(), f"{row['parameters'] / 1e6:.1f}", f"{row['disk_bytes'] / 1e6:.1f}",
+            f"{row['answer_f1']:.3f} [{low:.3f}, {high:.3f}]", f"{100 * share(data, name):.0f}", f"{row['perplexity']:.3f}",
+            _or_dash(row["kl_to_parent"], "{:.4f}"), _or_dash(row["top1_agreement"], "{:.1f}", 100),
+            f"{row['prefill_tokens_per_s']:,.0f}", f"{row['decode_tokens_per_s']:,.0f}",
+            f"{row['decode_cpu_ms_per_token']:.1f}", f"{row['load_s']:.2f}", f"{row['peak_rss_bytes'] / 1e6:,.0f}",
+            "; ".join(row["faults"]) or "-",
+        ])  # fmt: skip
+    head = [
+        "variant", "M params", "MB on disk", "answer F1 [95 %]", "% of the teacher's", "perplexity", "KL to fp32", "top-1 %",
+        "prefill tok/s", "decode tok/s", "CPU ms/token", "load s", "peak RSS MB", "not recommended, for",
+    ]  # fmt: skip
+    knees = "; ".join(f"{WORDS[cost]}: {data['fronts'][cost]['knee'] or 'none'}" for cost in SIGNS)
+    told = f"\nOn the front: {', '.join(f'{sign} {WORDS[cost]}' for cost, sign in SIGNS.items())}. Knees: {knees}.\n"
+    return table(head, rows) + told + source(data)
+
+
+SIGNS = {"disk_bytes": "▪", "decode_tokens_per_s": "▸", "peak_rss_bytes": "▫"}
+WORDS = {"disk_bytes": "of size on disk", "decode_tokens_per_s": "of decode speed", "peak_rss_bytes": "of memory"}
+
+
+def methods(data: Any) -> str:
+    """How much of plain rounding's KL each other method takes away, by model and precision."""
+    rows = []
+    for name, row in data["variants"].items():
+        plain = data["variants"].get(f"{row['model']}-{row['precision']}")
+        if row["precision"] in ("int4", "mixed") and plain and plain["kl_to_parent"]:
+            less = 1 - row["kl_to_parent"] / plain["kl_to_parent"]
+            low, high = row["kl_to_parent_ci"]
+            lost = row["f1_to_parent"]
+            rows.append([
+                name, f"{row['kl_to_parent']:.4f} [{low:.4f}, {high:.4f}]", "-" if row is plain else f"{100 * less:.0f} %",
+                f"{100 * row['top1_agreement']:.1f}",
+                f"{100 * lost['value']:+.1f} [{100 * lost['interval'][0]:+.1f}, {100 * lost['interval'][1]:+.1f}]",
+            ])  # fmt: skip
+    head = ["variant", "KL to its fp32 weights [95 %]", "less than rounding", "top-1 %", "F1 to fp32, points [95 %]"]
+    return table(head, rows) + source(data)
+
+
+def strategies(data: Any) -> str:
+    """Distillation strategies on equal tokens, from the same start."""
+    rows = [
+        [one["strategy"], f"{one['tokens']:,}", f"{one['cross_entropy']:.4f}", f"{one['kl_to_teacher']:.4f}",
+         f"{100 * one['top1_to_teacher']:.1f}", f"{one['tokens_per_s']:,.0f}"]
+        for one in data["strategies"]["rows"]
+    ]  # fmt: skip
+    head = [
+        "strategy",
+        "tokens",
+        "held-out loss, nats/token",
+        "KL to the teacher",
+        "top-1 as the teacher, %",
+        "tokens/s",
+    ]
+    return table(head, rows) + f"\n{data['strategies']['about']}\n" + source(data["strategies"])
+
+
+def sensitivity(data: Any) -> str:
+    """What rounding one kind of matrix alone to int4 costs."""
+    rows = [[one["part"], f"{one['megabytes']:.1f}", f"{one['kl']:.4f}", f"{100 * one['top1']:.1f}",
+             f"{one['kl_per_megabyte']:.4f}"] for one in data["sensitivity"]["rows"]]  # fmt: skip
+    head = ["int4 in", "MB saved over int8", "KL to fp32", "top-1 %", "KL per MB saved"]
+    return table(head, rows) + f"\n{data['sensitivity']['about']}\n" + source(data["sensitivity"])
+
+
+def runtimes(data: Any) -> str:
+    """The same integers in every runtime, beside JAX in float32."""
+    rows = [[one["variant"], one["runtime"], _or_dash(one["max_difference"], "{:.4f}"),
+             _or_dash(one["mean_difference"], "{:.4f}"), _or_dash(one["top1_agreement"], "{:.1f}", 100),
+             _or_dash(one["kl"], "{:.6f}"), one.get("note") or "-"] for one in data["runtimes"]["rows"]]  # fmt: skip
+    head = ["variant", "runtime", "largest difference", "mean difference", "top-1 %", "KL", ""]
+    return table(head, rows) + f"\n{data['runtimes']['about']}\n" + source(data["runtimes"])
+
+
+def edge(data: Any) -> str:
+    """Constrained devices: a process under a memory cap, a browser tab, LiteRT."""
+    rows = [[one["where"], one["variant"], f"{one['disk_bytes'] / 1e6:.1f}", _or_dash(one["load_s"], "{:.2f}"),
+             _or_dash(one["ttft_s"], "{:.2f}"), _or_dash(one["decode_tokens_per_s"], "{:.0f}"),
+             _or_dash(one["peak_rss_bytes"], "{:,.0f}", 1e-6)] for one in data["edge"]["rows"]]  # fmt: skip
+    head = ["where", "variant", "MB on disk", "load, s", "first token, s", "tokens/s", "peak RSS MB"]
+    return table(head, rows) + f"\n{data['edge']['about']}\n" + source(data["edge"])
+
+
+def share(data: Any, name: str) -> float:
+    """Of the teacher's F1."""
+    value: float = data["variants"][name]["answer_f1"] / data["variants"]["teacher-fp32"]["answer_f1"]
+    return value
+
+
+def _or_dash(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else form.format(value * scale)
+
+
+def _section(shown: Callable[[Any], str], part: str = "variants") -> Callable[[Reports], str]:
+    def text(reports: Reports) -> str:
+        data = found(reports, REPORT)
+        return missing(REPORT) if data is None or part not in data else shown(data)
+
+    return text
+
+
+SECTIONS: dict[str, Callable[[Reports], str]] = {
+    "compression_frontier": _section(frontier),
+    "compression_methods": _section(methods),
+    "compression_strategies": _section(strategies, "strategies"),
+    "compression_sensitivity": _section(sensitivity, "sensitivity"),
+    "compression_runtimes": _section(runtimes, "runtimes"),
+    "compression_edge": _section(edge, "edge"),
+    "compression_goals": _section(goals),
+}

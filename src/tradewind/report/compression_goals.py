@@ -1,0 +1,72 @@
+"""What compression was to reach, beside what was measured. A goal names the recipe of its figure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tradewind.report.goals import Goal
+from tradewind.report.markdown import source, table
+
+PURE, MIXED = ("int4-qat", "int4"), ("mixed-qat", "mixed")
+"""Recipes that stand for a size class; the first that was measured counts."""
+MODELS = (("tiny", 15.0, 17.0, 0.80), ("student", 32.0, 44.0, 0.95))
+"""Model, MB on disk in int4 and mixed, share of the teacher's F1."""
+SPEEDUP, RECOVERED, FIRST_TOKEN_S, BROWSER_RATE, CAP_BYTES = 6.0, 0.5, 3.0, 15.0, 256 * 2**20
+
+
+def goals(data: Any) -> str:
+    rows = [*_models(data), *_speed(data), *_recovered(data), *_edge(data)]
+    return table(["goal", "measured", "reached"], [[one.words, one.told, one.reached] for one in rows]) + source(data)
+
+
+def _models(data: Any) -> Iterator[Goal]:
+    rows = data["variants"]
+    whole = rows["teacher-fp32"]["answer_f1"]
+    for model, int4_mb, mixed_mb, least in MODELS:
+        for recipes, limit in ((PURE, int4_mb), (MIXED, mixed_mb)):
+            if name := _first(rows, model, recipes):
+                size = rows[name]["disk_bytes"] / 1e6
+                yield Goal(f"{model}: at most {limit:g} MB", f"{name}: {size:.1f} MB", [{"value": size}], limit)
+                value, (low, high) = rows[name]["answer_f1"], rows[name]["answer_f1_ci"]
+                one = {"value": value / whole, "interval": [low / whole, high / whole]}
+                told = f"{name}: {100 * value / whole:.0f} % [{100 * low / whole:.0f}, {100 * high / whole:.0f}]"
+                yield Goal(f"{model}: at least {100 * least:.0f} % of the teacher's F1", told, [one], least, least=True)
+
+
+def _speed(data: Any) -> Iterator[Goal]:
+    rows = data["variants"]
+    if (name := _first(rows, "tiny", PURE)) and "base-int4" in rows:
+        ratio = rows[name]["decode_tokens_per_s"] / rows["base-int4"]["decode_tokens_per_s"]
+        words = f"tiny in int4 decodes at least {SPEEDUP:g} times as fast as the base in int4"
+        yield Goal(words, f"{name}: {ratio:.1f} times", [{"value": ratio}], SPEEDUP, least=True)
+
+
+def _recovered(data: Any) -> Iterator[Goal]:
+    rows = data["variants"]
+    for name, row in rows.items():
+        plain = rows.get(f"{row['model']}-{row['precision']}")
+        if row["method"] == "qat" and plain:
+            less = 1 - row["kl_to_parent"] / plain["kl_to_parent"]
+            told = f"{100 * less:.0f} %: KL {plain['kl_to_parent']:.4f} to {row['kl_to_parent']:.4f}"
+            words = f"{name}: at least {100 * RECOVERED:.0f} % of rounding's KL recovered"
+            yield Goal(words, told, [{"value": less}], RECOVERED, least=True)
+            yield Goal(f"{name}: within the bounds of 4 bits", "; ".join(row["faults"]) or "all kept",
+                       [{"value": float(len(row["faults"]))}], 0.0)  # fmt: skip
+
+
+def _edge(data: Any) -> Iterator[Goal]:
+    for one in data.get("edge", {}).get("rows", ()):
+        if one["where"].startswith("browser"):
+            told, held = f"{one['variant']}: {one['ttft_s']:.2f} s", [{"value": one["ttft_s"]}]
+            yield Goal(f"{one['where']}: first token within {FIRST_TOKEN_S:g} s", told, held, FIRST_TOKEN_S)
+            rate = one["decode_tokens_per_s"]
+            words = f"{one['where']}: at least {BROWSER_RATE:g} tokens/s"
+            yield Goal(words, f"{one['variant']}: {rate:.0f}", [{"value": rate}], BROWSER_RATE, least=True)
+        elif one["peak_rss_bytes"] and "256" in one["where"]:
+            peak = one["peak_rss_bytes"]
+            yield Goal(
+                "answers under 256 MiB", f"{one['variant']}: peak {peak / 2**20:.0f} MiB", [{"value": peak}], CAP_BYTES
+            )
+
+
+def _first(rows: Mapping[str, Any], model: str, recipes: tuple[str, ...]) -> str | None:
+    return next((f"{model}-{recipe}" for recipe in recipes if f"{model}-{recipe}" in rows), None)

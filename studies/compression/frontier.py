@@ -1,0 +1,136 @@
+"""All variants of the study side by side: distances from their parents, fronts of quality against size and speed, knees.
+
+    python -m studies.compression.frontier
+
+Rates are freed from the machine's drift: each is divided by the anchor's of the same minutes and multiplied by the anchor's
+median over all stages. Results: reports/compression.json, pictures beside the study's reports, and a run for each variant
+that holds all its figures, so that MLflow compares them by the tags model, precision, method, recommended, front.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from studies.compression.frontier_picture import draw
+from studies.compression.places import REPORTS, RUNS, STUDY, SUMMARY, VARIANTS
+from tradewind import host
+from tradewind.compression.variant import precision_of, split_name
+from tradewind.config import run, stage_params
+from tradewind.evaluation.results import read_results, read_rows
+from tradewind.evaluation.scores import Row, difference
+from tradewind.files import read_json, write_json
+from tradewind.report.frontier import front, knee
+from tradewind.report.recommended import faults
+from tradewind.report.summary import in_order
+from tradewind.tracking import Measurement, git_commit, record_run
+
+QUALITY = ("answer_f1", "bits_per_byte", "perplexity", "kl_to_parent", "top1_agreement", "kl_to_teacher")
+RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "decode_tokens_per_s_batch")
+TIMES = ("ttft_ms", "decode_cpu_ms_per_token")
+AS_MEASURED = ("load_s", "peak_rss_bytes")
+COSTS = {"disk_bytes": False, "decode_tokens_per_s": True, "peak_rss_bytes": False}
+"""Cost -> whether more of it is better."""
+DISK = "bytes of model.onnx and the files that it points into"
+TEACHER = "teacher-fp32"
+
+
+def main() -> None:
+    seed = stage_params("evaluate")["seed"]
+    rows = variants(seed)
+    fronts = {cost: _front(rows, cost, more) for cost, more in COSTS.items()}
+    runs = {name: record(name, row, [cost for cost, one in fronts.items() if name in one["variants"]])
+            for name, row in rows.items()}  # fmt: skip
+    pictures = draw(rows, fronts, REPORTS, host.device())
+    head = {"device": host.device(), "git_commit": git_commit(), "seed": seed}
+    parts = {path.stem: read_json(path) for path in sorted(REPORTS.glob("*.json"))}
+    write_json(
+        SUMMARY, {**head, "variants": rows, "fronts": fronts, "runs": runs, "formulas": {"disk_bytes": DISK}, **parts}
+    )
+    kept = [name for name, row in rows.items() if row["recommended"]]
+    print(f"frontier: {len(rows)} variants, recommended: {', '.join(kept)}; {', '.join(map(str, pictures))}")
+
+
+def variants(seed: int) -> dict[str, dict[str, Any]]:
+    """Name -> all figures of a variant that was evaluated and measured."""
+    evaluated, measured, answers = (
+        read_results("evaluate", REPORTS),
+        read_results("benchmark", REPORTS),
+        read_rows(REPORTS),
+    )
+    anchors = [one["anchor"]["metrics"] for one in measured.values()]
+    usual = {key: median(one[key] for one in anchors) for key in (*RATES, *TIMES)}
+    return {
+        name: _variant(name, evaluated[name], measured[name], usual, answers, seed)
+        for name in in_order(set(evaluated) & set(measured))
+    }
+
+
+def _variant(
+    name: str,
+    quality: Mapping[str, Any],
+    speed: Mapping[str, Any],
+    usual: Mapping[str, float],
+    answers: Mapping[str, list[Row]],
+    seed: int,
+) -> dict[str, Any]:
+    folder = VARIANTS / name
+    manifest = read_json(folder / "manifest.json")
+    row: dict[str, Any] = {key: manifest[key] for key in ("model", "precision", "parent", "parameters")}
+    row |= {"method": method(name), "disk_bytes": disk_bytes(folder, manifest)}
+    row |= {key: quality["metrics"].get(key) for key in QUALITY}
+    row |= {f"{key}_ci": quality["intervals"].get(key) for key in QUALITY}
+    beside = speed["anchor"]["metrics"]
+    row |= {key: speed["metrics"][key] / beside[key] * usual[key] for key in (*RATES, *TIMES)}
+    row |= {key: speed["metrics"][key] for key in AS_MEASURED}
+    row["f1_to_teacher"] = difference(answers[name], answers[TEACHER], seed)
+    row["f1_to_parent"] = difference(answers[name], answers[manifest["parent"]], seed) if manifest["parent"] else None
+    lost = -row["f1_to_parent"]["value"] if row["f1_to_parent"] else 0.0
+    row["faults"] = faults(manifest["precision"], row, lost)
+    return row | {"recommended": not row["faults"]}
+
+
+def method(name: str) -> str:
+    """`tiny-int4-qat` -> `qat`; `rtn` where the recipe names none, `none` where nothing is rounded."""
+    recipe = split_name(name)[1]
+    return recipe.partition("-")[2] or ("none" if precision_of(recipe) == "fp32" else "rtn")
+
+
+def disk_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
+    return sum((folder / file).stat().st_size for file in manifest["files"]["ort"])
+
+
+def _front(rows: Mapping[str, Mapping[str, Any]], cost: str, more: bool) -> dict[str, Any]:
+    """The front over every variant, whether its distance from its parent is within bounds or not: F1 is what counts."""
+    named = [{**row, "variant": name} for name, row in rows.items()]
+    edge = front(named, cost, more)
+    bend = knee(edge, cost)
+    return {"variants": [one["variant"] for one in edge], "knee": bend["variant"] if bend else None}
+
+
+def record(name: str, row: Mapping[str, Any], on: list[str]) -> str:
+    """A run with all figures of one variant; its id."""
+    tags = {key: row[key] for key in ("model", "precision", "method")} | {"study": STUDY, "engine": "ort"}
+    tags |= {"recommended": str(row["recommended"]).lower(), "front": ",".join(on) or "none"}
+    path = RUNS / f"{STUDY}-variant-{name}.json"
+    with record_run(stage="frontier", question="compression", variant=name, tags=tags, path=path) as made:
+        for key, value in row.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                made.log(Measurement(key, value, UNITS.get(key, "1"), None, _interval(row, key)))
+    return made.run_id
+
+
+def _interval(row: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+    found = row.get(f"{key}_ci")
+    return (found[0], found[1]) if found else None
+
+
+UNITS = {
+    "disk_bytes": "B", "peak_rss_bytes": "B", "bits_per_byte": "bit/B", "kl_to_parent": "nat", "kl_to_teacher": "nat",
+    "prefill_tokens_per_s": "token/s", "decode_tokens_per_s": "token/s", "decode_tokens_per_s_batch": "token/s",
+    "ttft_ms": "ms", "decode_cpu_ms_per_token": "ms", "load_s": "s",
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,22 @@
+"""Where the study keeps what it makes, and what it is to make (params.yaml beside this file)."""
+
+from pathlib import Path
+from typing import Any
+
+from tradewind.config import read_params
+
+STUDY = "compression"
+MADE = Path("artifacts/studies/compression")
+MODELS, VARIANTS = MADE / "models", MADE / "variants"
+REPORTS = Path("reports/studies/compression")
+SUMMARY, RUNS = Path("reports/compression.json"), Path("reports/runs")
+
+
+def plan() -> dict[str, Any]:
+    return read_params(Path(__file__).with_name("params.yaml"))
+
+
+def model_folder(name: str) -> Path:
+    """Of a model's float weights: the main job's, or one that the study made."""
+    main_job = Path("artifacts") / name
+    return main_job if name in ("base", "teacher", "student") else MODELS / name

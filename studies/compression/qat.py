@@ -1,0 +1,44 @@
+"""A model trained while it computes with its rounded weights, on all tokens of training conversations.
+
+    python -m studies.compression.qat tiny int4
+
+Its own float weights are the teacher (a variant is judged by its distance from them), its top tokens cached once. The rules
+are those of the recipe MODEL-RECIPE-qat. Results: artifacts/studies/compression/qat/MODEL-RECIPE, as a checkpoint.
+"""
+
+import sys
+
+from studies.compression.places import MADE, model_folder, plan
+from tradewind.compression.distill import DistillConfig
+from tradewind.compression.qat import self_cache, train_rounded
+from tradewind.compression.recipe import read_recipes
+from tradewind.config import build, run, stage_params
+from tradewind.files import read_jsonl, write_json
+from tradewind.model.base import save_checkpoint
+from tradewind.model.tokenizer import Tokenizer
+from tradewind.model.weights import load_hf
+
+TRAIN = "artifacts/corpus/train.jsonl"
+
+
+def main() -> None:
+    model, precision = sys.argv[1:]
+    seed, choice = stage_params("quantize")["seed"], dict(plan()["qat"])
+    rows = {key: choice.pop(key) for key in ("length", "k")}
+    rules = read_recipes(stage_params("quantize")["recipes"])[f"{precision}-qat"].rules
+    folder = model_folder(model)
+    config, flat = load_hf(folder)
+    tokenizer = Tokenizer.load(folder)
+    conversations = [row["messages"] for row in read_jsonl(TRAIN)]
+    cache = self_cache(config, flat, tokenizer, conversations, choice["tokens"], **rows, seed=seed)
+    trained, result = train_rounded(config, flat, rules, cache, build(DistillConfig, choice, "qat"), seed)
+    made = MADE / "qat" / f"{model}-{precision}"
+    save_checkpoint(made, config, trained, tokenizer)
+    write_json(made / "training.json", {"log": result.log})
+    print(
+        f"qat: {made.name}, {result.tokens_per_s:.0f} tokens/s, KL {result.log[0]['loss']:.4f} -> {result.log[-1]['loss']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
