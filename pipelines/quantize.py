@@ -1,5 +1,5 @@
-"""Stage `quantize`: teacher and student rounded to the integer codes that every container holds, and the scales of an
-int8 key-value cache from training conversations."""
+"""Stage `quantize`: teacher and student as the integer codes that every container holds, made by the recipes that are
+served, and the scales of an int8 key-value cache, from training conversations."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,48 +7,52 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tradewind.compression.kv_cache import SCALES_FILE, Scales, kv_scales, save_scales
-from tradewind.compression.quantize import errors, quantize, save_tensors
-from tradewind.compression.rules import read_rules, rules_as_rows
+from tradewind.compression.kv_cache import SCALES_FILE, kv_scales, save_scales
+from tradewind.compression.quantize import Tensor, errors, save_tensors
+from tradewind.compression.recipe import Recipe, quantize_model, read_recipes
+from tradewind.compression.rules import rules_as_rows
 from tradewind.config import run, stage_params
+from tradewind.errors import UserError
 from tradewind.files import atomic_path, read_jsonl, write_json
-from tradewind.model.decoder import DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import Flat, load_hf, to_model
-from tradewind.training.data import draw, pack
+from tradewind.training.data import Batch, draw, pack
 
 QUANTIZED, TRAIN = Path("artifacts/quantized"), "artifacts/corpus/train.jsonl"
 
 
 def main() -> None:
     params = stage_params("quantize")
+    recipes = read_recipes(params["recipes"])
+    if unknown := [name for name in params["serve"] if name not in recipes]:
+        raise UserError(f"quantize.serve: no recipe {unknown[0]!r} (choices: {', '.join(recipes)})")
     with atomic_path(QUANTIZED) as made:
         for model in params["models"]:
             config, flat = load_hf(f"artifacts/{model}")
-            scales = calibrate(model, config, flat, params["kv_cache"], params["seed"])
-            for precision, rows in params["rules"].items():
-                rules = read_rules(rows)
-                tensors = quantize(flat, rules)
-                folder = made / f"{model}-{precision}"
+            batches = calibration(model, params["kv_cache"], params["seed"])
+            scales = kv_scales(to_model(config, flat, jnp.float32, jnp.float32), batches)
+            for name in params["serve"]:
+                tensors = quantize_model(config, flat, recipes[name], batches)
+                folder = made / f"{model}-{name}"
                 save_tensors(folder / "model.safetensors", tensors)
                 save_scales(folder / SCALES_FILE, scales)
                 write_json(folder / "config.json", config.to_hf())
-                error = errors(flat, tensors)
-                about = {"rules": rules_as_rows(rules), "kv_cache": params["kv_cache"], "errors": error}
-                write_json(folder / "quantize.json", about)
-                worst = max(error.items(), key=lambda item: item[1]["relative_rms"])
-                print(
-                    f"quantize: {folder.name}, largest relative RMS error {worst[1]['relative_rms']:.4f} ({worst[0]})"
-                )
+                write_json(folder / "quantize.json", about(recipes[name], params["kv_cache"], flat, tensors))
+                print(f"quantize: {folder.name}, {sum(t.nbytes for t in tensors.values()) / 1e6:.1f} MB")
 
 
-def calibrate(model: str, config: DecoderConfig, flat: Flat, settings: Mapping[str, Any], seed: int) -> Scales:
-    """From the unquantized model over `tokens` tokens of training conversations in rows of `length`."""
+def about(recipe: Recipe, kv_cache: Mapping[str, Any], flat: Flat, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What was quantized how, and how far each tensor is from what it was."""
+    made = {"method": recipe.method, "rules": rules_as_rows(recipe.rules), "kv_cache": dict(kv_cache)}
+    return made | {"errors": errors(flat, tensors)}
+
+
+def calibration(model: str, settings: Mapping[str, Any], seed: int) -> list[Batch]:
+    """`tokens` tokens of training conversations in rows of `length`, one row a batch."""
     conversations = [row["messages"] for row in read_jsonl(TRAIN)]
     samples = draw(conversations, Tokenizer.load(f"artifacts/{model}"), settings["tokens"], settings["length"], seed)
     packed = pack(samples, settings["length"])
-    decoder = to_model(config, flat, jnp.float32, jnp.float32)
-    return kv_scales(decoder, (packed.take([row]) for row in range(len(packed))))
+    return [packed.take([row]) for row in range(len(packed))]
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_three_containers_hold_the_same_integers(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_three_containers_hold_the_same_integers_of_the_base(tmp_path, base_folder, root, dtype):
     config, flat = load_hf(base_folder)
-    served = read_rules(read_params(root / "params.yaml")["quantize"]["rules"][dtype])
+    served = read_rules(read_params(root / "params.yaml")["quantize"]["recipes"][dtype]["rules"])
     in_three_containers(tmp_path, config, quantize(flat, served), Tokenizer.load(base_folder))
     for path in tmp_path.iterdir():
         path.unlink()  # half a gigabyte that pytest would keep

@@ -1,8 +1,9 @@
 """The exported base checkpoint against the golden file, the JAX decoder, and its own float32 weights."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from tests.parity.golden import MAX_DELTA, compare, load_golden
 from tradewind.compression.export import write_variant
 from tradewind.compression.kv_cache import Scales, kv_scales
 from tradewind.compression.quantize import Tensor, dequantize, quantize
-from tradewind.compression.rules import read_rules
+from tradewind.compression.recipe import read_recipe
 from tradewind.config import read_params
 from tradewind.engine.ort import OrtEngine
 from tradewind.files import read_json
@@ -49,12 +50,12 @@ def open_variant(
     float32 (accuracy level 0) have a cache in float32."""
     config, flat = base
     tokenizer, folder = Tokenizer.load(base_folder), tmp_path_factory.mktemp("base")
-    rules = read_params(root / "params.yaml")["quantize"]["rules"]
+    recipes = read_params(root / "params.yaml")["quantize"]["recipes"]
 
     def make(precision: str, accuracy_level: int = 4, slots: int = 1) -> OrtEngine:
         made = folder / f"{precision}-{accuracy_level}"
         if not made.exists():
-            tensors: dict[str, Tensor] = rounded(flat, rules, precision)
+            tensors: dict[str, Tensor] = rounded(flat, recipes, precision)
             served = precision != "fp32" and accuracy_level
             scales = base_scales(config, flat, prompts) if served else None
             write_variant(made, f"base-{precision}", config, tensors, tokenizer, {}, accuracy_level, scales)
@@ -64,8 +65,8 @@ def open_variant(
     shutil.rmtree(folder)
 
 
-def rounded(flat: Flat, rules: dict[str, list[dict[str, str]]], precision: str) -> dict[str, Tensor]:
-    return dict(flat) if precision == "fp32" else quantize(flat, read_rules(rules[precision]))
+def rounded(flat: Flat, recipes: Mapping[str, Any], precision: str) -> dict[str, Tensor]:
+    return dict(flat) if precision == "fp32" else quantize(flat, read_recipe(recipes[precision]).rules)
 
 
 def base_scales(config: DecoderConfig, flat: Flat, prompts: Sequence[Sequence[int]]) -> Scales:
@@ -121,8 +122,8 @@ def test_float_products_equal_the_jax_decoder(
 ) -> None:
     """Accuracy level 0: the same codes and scales multiplied in float32 by two runtimes."""
     config, flat = base
-    rules = read_params(root / "params.yaml")["quantize"]["rules"]
-    model = to_model(config, dequantize(rounded(flat, rules, precision)))
+    recipes = read_params(root / "params.yaml")["quantize"]["recipes"]
+    model = to_model(config, dequantize(rounded(flat, recipes, precision)))
     prompt = max(prompts, key=len)
     (ours,) = every_logit(open_variant(precision, accuracy_level=0), [prompt])
     places = jnp.arange(len(prompt))[None]

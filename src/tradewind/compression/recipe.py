@@ -1,0 +1,71 @@
+"""A recipe: by which method a model's weights become codes, and which tensors take which dtype.
+
+The first word of a recipe's name is its precision (see variant.py): `int4-gptq`. What a method does is in its own file;
+nothing here knows files, containers or where calibration text comes from.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tradewind.compression.quantize import Tensor, quantize
+from tradewind.compression.rules import Rule, read_rules
+from tradewind.compression.variant import PRECISIONS, precision_of
+from tradewind.errors import UserError
+from tradewind.model.decoder import DecoderConfig
+from tradewind.model.weights import Flat
+from tradewind.training.data import Batch
+
+Method = Callable[[DecoderConfig, Flat, Sequence[Rule], Sequence[Batch]], dict[str, Tensor]]
+
+
+def _rtn(config: DecoderConfig, flat: Flat, rules: Sequence[Rule], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    return quantize(flat, rules)
+
+
+METHODS: dict[str, Method] = {"rtn": _rtn}
+"""rtn: round to nearest, which needs no text."""
+CALIBRATED = frozenset(METHODS) - {"rtn"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """method: a key of METHODS. rules: tensor names -> dtypes."""
+
+    method: str
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"unknown quantization method {self.method!r} (choices: {', '.join(METHODS)})")
+
+    @property
+    def calibrated(self) -> bool:
+        return self.method in CALIBRATED
+
+
+def read_recipe(mapping: Mapping[str, Any]) -> Recipe:
+    """A recipe from its mapping in a configuration: `{"method": name, "rules": rows}`."""
+    if set(mapping) != {"method", "rules"}:
+        raise UserError(f"recipe {dict(mapping)}: the keys must be method and rules")
+    return Recipe(mapping["method"], read_rules(mapping["rules"]))
+
+
+def read_recipes(mapping: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+    """Name -> recipe. Raises UserError for a name that does not begin with a precision."""
+    for name in mapping:
+        if precision_of(name) not in PRECISIONS:
+            raise UserError(f"recipe {name!r}: its first word must be a precision ({', '.join(PRECISIONS)})")
+    return {name: read_recipe(row) for name, row in mapping.items()}
+
+
+def quantize_model(
+    config: DecoderConfig, flat: Flat, recipe: Recipe, batches: Sequence[Batch] = ()
+) -> dict[str, Tensor]:
+    """The weights of a flat Hugging Face dict as the recipe has them.
+
+    batches: rows of calibration text, which every method but rtn needs. Raises UserError for rules that do not fit.
+    """
+    if recipe.calibrated and not batches:
+        raise UserError(f"quantization method {recipe.method} needs calibration text")
+    return METHODS[recipe.method](config, flat, recipe.rules, batches)

@@ -1,0 +1,54 @@
+"""Recipes as data: those of the configuration fit the model, and what does not fit is named."""
+
+import numpy as np
+import pytest
+
+from tests.compression.tiny import CONFIG, rules, tiny_flat
+from tradewind.compression.quantize import Blocks
+from tradewind.compression.recipe import Recipe, quantize_model, read_recipe, read_recipes
+from tradewind.config import read_params
+from tradewind.errors import UserError
+
+ROWS = [{"tensors": ".*", "dtype": "int8"}]
+
+
+def test_every_recipe_of_the_configuration_fits_the_decoder(root):
+    settings = read_params(root / "params.yaml")["quantize"]
+    recipes = read_recipes(settings["recipes"])
+    assert set(settings["serve"]) <= set(recipes)
+    for name, recipe in recipes.items():
+        made = quantize_model(CONFIG, tiny_flat(), Recipe("rtn", recipe.rules))
+        norms = {name for name, tensor in made.items() if isinstance(tensor, np.ndarray)}
+        assert norms == {name for name in tiny_flat() if name.endswith("norm.weight")}, name
+
+
+def test_the_mixed_recipe_keeps_the_sensitive_matrices_in_int8(root):
+    recipe = read_recipe(read_params(root / "params.yaml")["quantize"]["recipes"]["mixed"])
+    bits = {name: t.bits for name, t in quantize_model(CONFIG, tiny_flat(), recipe).items() if isinstance(t, Blocks)}
+    for name, found in bits.items():
+        sensitive = any(part in name for part in ("embed", "down", "o_proj", "v_proj"))
+        assert found == (8 if sensitive else 4), name
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"method": "sparse", "rules": ROWS}, "unknown quantization method 'sparse'.*rtn"),
+        ({"rules": ROWS}, "keys must be method and rules"),
+        ({"method": "rtn", "rules": [{"tensors": ".*", "dtype": "int3"}]}, "unknown dtype 'int3'"),
+    ],
+)
+def test_bad_recipes(mapping, message):
+    with pytest.raises(UserError, match=message):
+        read_recipe(mapping)
+
+
+def test_names_begin_with_a_precision():
+    with pytest.raises(UserError, match="recipe 'gptq-int4'"):
+        read_recipes({"gptq-int4": {"method": "rtn", "rules": ROWS}})
+
+
+def test_layers_that_do_not_fit_are_named():
+    flat = tiny_flat() | {"model.layers.0.mlp.down_proj.weight": np.ones((64, 48), np.float32)}
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.down_proj\.weight.*multiple of 32"):
+        quantize_model(CONFIG, flat, Recipe("rtn", rules("int4")))
