@@ -3,7 +3,7 @@
     python -m studies.compression.qat tiny int4
 
 Its own float weights are the teacher (a variant is judged by its distance from them), its top tokens cached once. The rules
-are those of the recipe MODEL-RECIPE-qat. Results: artifacts/studies/compression/qat/MODEL-RECIPE, as a checkpoint.
+are those of the recipe. Results: artifacts/studies/compression/qat/MODEL-RECIPE, as a checkpoint.
 """
 
 import sys
@@ -22,22 +22,21 @@ TRAIN = "artifacts/corpus/train.jsonl"
 
 
 def main() -> None:
-    model, precision = sys.argv[1:]
+    model, recipe = sys.argv[1:]
     seed, choice = stage_params("quantize")["seed"], dict(plan()["qat"])
     rows = {key: choice.pop(key) for key in ("length", "k")}
-    rules = read_recipes(stage_params("quantize")["recipes"])[f"{precision}-qat"].rules
+    rules = read_recipes(stage_params("quantize")["recipes"])[recipe].rules
     folder = model_folder(model)
     config, flat = load_hf(folder)
     tokenizer = Tokenizer.load(folder)
     conversations = [row["messages"] for row in read_jsonl(TRAIN)]
     cache = self_cache(config, flat, tokenizer, conversations, choice["tokens"], **rows, seed=seed)
     trained, result = train_rounded(config, flat, rules, cache, build(DistillConfig, choice, "qat"), seed)
-    made = MADE / "qat" / f"{model}-{precision}"
+    made = MADE / "qat" / f"{model}-{recipe}"
     save_checkpoint(made, config, trained, tokenizer)
     write_json(made / "training.json", {"log": result.log})
-    print(
-        f"qat: {made.name}, {result.tokens_per_s:.0f} tokens/s, KL {result.log[0]['loss']:.4f} -> {result.log[-1]['loss']:.4f}"
-    )
+    first, last = (result.log[place]["loss"] for place in (0, -1))
+    print(f"qat: {made.name}, {result.tokens_per_s:.0f} tokens/s, loss {first:.4f} -> {last:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,63 @@
-"""One variant of the study: a model's weights quantized by a recipe and written in every container.
+"""One variant of the study: a model's weights quantized by a recipe of conf/quantize and written in every container.
 
     python -m studies.compression.variant tiny-int4-qat
 
-Recipes are those of conf/quantize. `-qat` weights come from the stage `qat`, all others from the model itself.
+Weights of `-qat` are those that the stage `qat` trained for the recipe before it, all others the model's own.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
 
 from studies.compression.places import MADE, VARIANTS, model_folder
 from tradewind.compression.export import write_variant
 from tradewind.compression.kv_cache import kv_scales
-from tradewind.compression.quantize import quantize_model
-from tradewind.compression.recipe import read_recipes
-from tradewind.compression.variant import split_name
+from tradewind.compression.recipe import Recipe, quantize_model, read_recipes
+from tradewind.compression.rules import rules_as_rows
+from tradewind.compression.variant import Manifest, split_name
 from tradewind.config import run, stage_params
+from tradewind.errors import UserError
+from tradewind.files import read_jsonl
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf, to_model
+from tradewind.training.data import Batch, draw, pack
 
-TRAIN = "artifacts/corpus/train.jsonl"
+TRAIN, QAT = "artifacts/corpus/train.jsonl", "-qat"
 
 
 def main() -> None:
     params = stage_params("quantize")
-    recipes = read_recipes(params["recipes"])
     for name in sys.argv[1:]:
         model, chosen = split_name(name)
-        folder = MADE / "qat" / name.removesuffix("-qat") if chosen.endswith("-qat") else model_folder(model)
-        config, flat = load_hf(folder)
-        tokenizer = Tokenizer.load(folder)
-        ...
+        folder = MADE / "qat" / name.removesuffix(QAT) if name.endswith(QAT) else model_folder(model)
+        if chosen == "fp32":
+            manifest = write_variant(VARIANTS / name, name, *load_hf(folder), Tokenizer.load(folder))
+        else:
+            recipes = read_recipes(params["recipes"])
+            if (recipe := chosen.removesuffix(QAT)) not in recipes:
+                raise UserError(f"{name}: no recipe {recipe!r} (choices: {', '.join(recipes)})")
+            manifest = quantized(name, folder, recipes[recipe], params)
         print(f"variant: {name}, {manifest.bytes / 1e6:.1f} MB of weights, digest {manifest.weights_digest}")
+
+
+def quantized(name: str, folder: Path, recipe: Recipe, params: Mapping[str, Any]) -> Manifest:
+    config, flat = load_hf(folder)
+    tokenizer = Tokenizer.load(folder)
+    batches = calibration(tokenizer, params["kv_cache"], params["seed"])
+    scales = kv_scales(to_model(config, flat, jnp.float32, jnp.float32), batches)
+    rules = {"method": recipe.method, "rules": rules_as_rows(recipe.rules), "kv_cache": params["kv_cache"]}
+    tensors = quantize_model(config, flat, recipe, batches)
+    return write_variant(VARIANTS / name, name, config, tensors, tokenizer, rules, kv_scales=scales)
+
+
+def calibration(tokenizer: Tokenizer, settings: Mapping[str, Any], seed: int) -> list[Batch]:
+    """`tokens` tokens of training conversations in rows of `length`, one row a batch."""
+    conversations = [row["messages"] for row in read_jsonl(TRAIN)]
+    packed = pack(draw(conversations, tokenizer, settings["tokens"], settings["length"], seed), settings["length"])
+    return [packed.take([row]) for row in range(len(packed))]
 
 
 if __name__ == "__main__":
