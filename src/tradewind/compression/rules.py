@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from tradewind.errors import UserError
 
-DTYPES = ("float32", "int8", "int4")
+DTYPES = ("float32", "int8", "int4", "w8a8")
 
 
 @dataclass(frozen=True)
