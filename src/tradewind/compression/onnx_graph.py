@@ -61,10 +61,11 @@ class GraphBuilder:
             self.weights[key] = ir.Value(name=key, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
         return self.weights[name]
 
-    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+    def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> ir.Value:
         """A few numbers held in the graph itself, where the runtime infers shapes from them. The same name twice is the
         same value."""
         if name not in self.weights:
+            array = np.asarray(value)
             dtype, shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
             tensor = ir.tensor(array, name=name)
             self.weights[name] = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape, const_value=tensor)

@@ -16,6 +16,7 @@ With w a block, d its scale before it is stored in float16, and q its codes:
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,33 +89,44 @@ def quantize_tensor(weight: Array, dtype: str, name: str = "tensor") -> Tensor:
     out, width = weight.shape
     size = width if dtype == "w8a8" else BLOCK
     blocks = weight.reshape(out, width // size, size)
-    codes, scale = (_int4 if dtype == "int4" else _int8)(blocks)
-    scales = _half(scale)
-    if not np.isfinite(scales).all():
-        raise UserError(f"{name} holds values too large for a float16 scale")
+    scale = steps(blocks, dtype)
+    scales = stored_steps(scale, name)
+    codes = (_int4 if dtype == "int4" else _int8)(blocks, scale)
     return (Rows if dtype == "w8a8" else Blocks)(BITS[dtype], codes.reshape(out, width), scales[..., 0])
 
 
-def _int8(blocks: Array) -> tuple[NDArray[np.int8], Array]:
-    scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+def steps(blocks: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """d of each block [..., 32] -> [..., 1], not yet rounded to float16, in the precision of `blocks`."""
+    kind = blocks.dtype.type
+    if dtype != "int4":
+        return np.abs(blocks).max(axis=-1, keepdims=True) / kind(127)
+    return np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1) / kind(-8)
+
+
+def stored_steps(scale: NDArray[Any], name: str) -> NDArray[np.float16]:
+    """As they are stored. Raises UserError naming the tensor where one is too large for float16."""
+    stored = _half(scale)
+    if not np.isfinite(stored).all():
+        raise UserError(f"{name} holds values too large for a float16 scale")
+    return stored
+
+
+def _int8(blocks: Array, scale: Array) -> NDArray[np.int8]:
     scaled = blocks * _inverse(scale)
     whole = np.trunc(scaled)
     away = np.trunc(2 * (scaled - whole))  # exact, where adding a half to the value would round
-    return (whole + away).astype(np.int8), scale
+    return (whole + away).astype(np.int8)
 
 
-def _int4(blocks: Array) -> tuple[NDArray[np.int8], Array]:
-    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1)
-    scale = largest / np.float32(-8)
-    codes = np.floor(blocks * _inverse(scale) + np.float32(8.5)).clip(0, 15).astype(np.int8) - np.int8(8)
-    return codes, scale
+def _int4(blocks: Array, scale: Array) -> NDArray[np.int8]:
+    return np.floor(blocks * _inverse(scale) + np.float32(8.5)).clip(0, 15).astype(np.int8) - np.int8(8)
 
 
 def _inverse(scale: Array) -> Array:
     return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=_half(scale) != 0)
 
 
-def _half(scale: Array) -> NDArray[np.float16]:
+def _half(scale: NDArray[Any]) -> NDArray[np.float16]:
     """The scale as it is stored; infinite where it is too large."""
     with np.errstate(over="ignore"):
         return scale.astype(np.float16)
