@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradewind.compression.calibration import SITES, Names, hessian, output_error, stream
-from tradewind.compression.quantize import Blocks, Tensor, quantize, quantize_tensor
+from tradewind.compression.quantize import Blocks, Tensor, check_shapes, quantize, quantize_tensor
 from tradewind.compression.rules import Rule, assign
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import Flat, to_model
@@ -34,6 +34,7 @@ def quantize_awq(
 def scaled(config: DecoderConfig, flat: Flat, rules: Sequence[Rule], batches: Sequence[Batch]) -> Flat:
     """Weights that compute what `flat` does, and lose less when they are rounded by `rules`."""
     dtypes, made = assign(rules, flat), dict(flat)
+    check_shapes(rules, flat)
     model = to_model(config, flat)
     names, rows = Names(model), stream(model, batches)
     for index, layer in enumerate(model.layers):

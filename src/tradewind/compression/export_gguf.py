@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradewind.compression.quantize import BLOCK, Blocks, Tensor
+from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.gguf import QuantizedTensor, save_gguf
 from tradewind.model.tokenizer import Tokenizer
@@ -37,7 +38,9 @@ def export_gguf(
 
 
 def gguf_blocks(weight: Blocks) -> QuantizedTensor:
-    """A quantized matrix in GGUF's bytes, rows in the order of `weight`."""
+    """A quantized matrix in GGUF's bytes, rows in the order of `weight`. Raises UserError for codes that GGUF lacks."""
+    if weight.bits not in TYPES:
+        raise UserError(f"GGUF has no type for codes of {weight.bits} bits (choices: {', '.join(map(str, TYPES))})")
     out, width = weight.shape
     codes = weight.codes.reshape(out, width // BLOCK, BLOCK)
     each = np.broadcast_to(weight.scales, (out, width // BLOCK))

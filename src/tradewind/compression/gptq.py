@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradewind.compression.calibration import SITES, Names, hessian, replace, stream
-from tradewind.compression.quantize import BITS, BLOCK, Blocks, Tensor, quantize_tensor, steps, stored_steps
+from tradewind.compression.quantize import BITS, BLOCK, Blocks, Tensor, quantize, steps, stored_steps
 from tradewind.compression.rules import Rule, assign
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import Flat, to_model
@@ -32,7 +32,7 @@ def quantize_gptq(
 ) -> dict[str, Tensor]:
     """Codes and scales of a flat Hugging Face dict. Raises UserError for rules or text that do not fit."""
     dtypes = assign(rules, flat)
-    made = {name: quantize_tensor(weight, dtypes[name], name) for name, weight in flat.items()}
+    made = quantize(flat, rules)
     model = to_model(config, flat)
     names = Names(model)
     table = made["model.embed_tokens.weight"]

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from tradewind.compression.onnx_graph import MICROSOFT, GraphBuilder
 from tradewind.compression.quantize import BLOCK, Blocks, Rows, Tensor, pack4
+from tradewind.errors import UserError
 
+BITS = (4, 8)
 LEVELS = 127
 LEAST = 1e-30
 """Scale of a token whose activations are all zero."""
@@ -74,6 +76,8 @@ class Linears:
 
 def packed(weight: Blocks) -> NDArray[np.uint8]:
     """Codes as ONNX Runtime has them: uint8 with zero point 128 (8 bits), or two a byte with zero point 8 (4 bits)."""
+    if weight.bits not in BITS:
+        raise UserError(f"MatMulNBits runs codes of 4 or 8 bits here, not of {weight.bits}")
     return pack4(weight.codes) if weight.bits == 4 else (weight.codes.view(np.uint8) ^ np.uint8(128))
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tradewind.compression.rules import Rule, assign
+from tradewind.compression.rules import Rule, assign, deciding
 from tradewind.errors import UserError
 from tradewind.files import atomic_path
 
@@ -74,7 +74,21 @@ Tensor = Array | Blocks
 def quantize(flat: Mapping[str, Array], rules: Sequence[Rule]) -> dict[str, Tensor]:
     """The weights of a flat Hugging Face dict, each as its rule says. Raises UserError for rules that do not fit."""
     dtypes = assign(rules, flat)
+    check_shapes(rules, flat)
     return {name: quantize_tensor(weight, dtypes[name], name) for name, weight in flat.items()}
+
+
+def check_shapes(rules: Sequence[Rule], flat: Mapping[str, Array]) -> None:
+    """Raise UserError naming the first tensor, and the rule, that asks for codes where there cannot be any."""
+    for name, weight in flat.items():
+        rule = deciding(rules, name)
+        if rule and rule.dtype != "float32" and not _divisible(weight):
+            raise UserError(f"{name} of shape {weight.shape} cannot be {rule.dtype}, as rule {rule.tensors!r} has it: "
+                            f"it must be [out, multiple of {BLOCK}]")  # fmt: skip
+
+
+def _divisible(weight: Array) -> bool:
+    return weight.ndim == 2 and weight.shape[1] % BLOCK == 0
 
 
 def quantize_tensor(weight: Array, dtype: str, name: str = "tensor") -> Tensor:
@@ -82,7 +96,7 @@ def quantize_tensor(weight: Array, dtype: str, name: str = "tensor") -> Tensor:
     weight = np.asarray(weight, np.float32)
     if dtype == "float32":
         return weight
-    if weight.ndim != 2 or weight.shape[1] % BLOCK:
+    if not _divisible(weight):
         raise UserError(f"{name} of shape {weight.shape} cannot be {dtype}: it must be [out, multiple of {BLOCK}]")
     if not np.isfinite(weight).all():
         raise UserError(f"{name} holds values that are not finite")
