@@ -42,7 +42,7 @@ def scaled(config: DecoderConfig, flat: Flat, rules: Sequence[Rule], batches: Se
             if site.source is None:
                 continue
             readers = [names(index, f"{path}.kernel") for path in site.matrices]
-            activations = list(rows.activations(layer, site.entering))
+            activations = list(rows.activations(layer, site))
             magnitude, about = np.abs(np.concatenate(activations)).mean(axis=0), hessian(activations)
             factor = best_factor([(made[name], dtypes[name]) for name in readers], magnitude, about)
             source = names(index, site.source)

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from tradewind.compression.layerwise import Place, enter, mlp_activations, run_attention, run_layer
+from tradewind.compression.layerwise import Place, enter, mlp_activations, run_attention
 from tradewind.compression.quantize import BLOCK
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder, Layer, attend_causal
@@ -22,7 +22,7 @@ from tradewind.model.weights import weight_table
 from tradewind.training.data import Batch
 
 Entering = Callable[[Layer, jax.Array, Place], jax.Array]
-"""A layer, the residual stream [B,T,D] that enters it, its place -> activations [B,T,in] of a site."""
+"""A layer, a residual stream [B,T,D], its place -> activations [B,T,in] of a site."""
 
 
 @nnx.jit
@@ -40,30 +40,37 @@ def output_input(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
 
 @nnx.jit
 def mlp_input(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
-    """What enters gate and up."""
-    return layer.mlp_norm(run_attention(layer, x, place))
+    """What enters gate and up, given the residual stream after attention."""
+    return layer.mlp_norm(x)
+
+
+def down_input(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
+    """What enters down, given the residual stream after attention."""
+    return mlp_activations(layer, x)
 
 
 @nnx.jit
-def down_input(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
-    """What enters down."""
-    return mlp_activations(layer, run_attention(layer, x, place))
+def run_mlp(layer: Layer, x: jax.Array) -> jax.Array:
+    """The residual stream after a layer, given that after its attention."""
+    return x + layer.mlp(layer.mlp_norm(x))
 
 
 @dataclass(frozen=True)
 class Site:
-    """matrices: paths in `Layer` of those that multiply the activations. source: of what is scaled if they are."""
+    """matrices: paths in `Layer` of those that multiply the activations. attended: it reads the residual stream after
+    attention. source: of what is scaled if the activations are."""
 
     entering: Entering
     matrices: tuple[str, ...]
+    attended: bool
     source: str | None
 
 
 SITES = (
-    Site(attention_input, ("attention.q", "attention.k", "attention.v"), "attention_norm.scale"),
-    Site(output_input, ("attention.o",), None),
-    Site(mlp_input, ("mlp.gate", "mlp.up"), "mlp_norm.scale"),
-    Site(down_input, ("mlp.down",), "mlp.up.kernel"),
+    Site(attention_input, ("attention.q", "attention.k", "attention.v"), False, "attention_norm.scale"),
+    Site(output_input, ("attention.o",), False, None),
+    Site(mlp_input, ("mlp.gate", "mlp.up"), True, "mlp_norm.scale"),
+    Site(down_input, ("mlp.down",), True, "mlp.up.kernel"),
 )
 """In the order in which a layer computes them. Values are shared by groups of heads, so o has no source of its own."""
 
@@ -81,19 +88,32 @@ class Names:
 
 @dataclass
 class Stream:
-    """The residual streams [B,T,D] of some rows, their places, and which tokens are no padding [B,T]."""
+    """The residual streams [B,T,D] of some rows, their places, and which tokens are no padding [B,T].
+
+    Attention is the dearest part: its result is kept until the rows advance, so its matrices must not change after a site
+    behind it has been asked for.
+    """
 
     rows: list[jax.Array]
     places: list[Place]
     real: list[NDArray[np.bool_]]
+    _attended: list[jax.Array] | None = None
 
-    def activations(self, layer: Layer, entering: Entering) -> Iterator[NDArray[np.float32]]:
+    def activations(self, layer: Layer, site: Site) -> Iterator[NDArray[np.float32]]:
         """What enters a site, [tokens, in] for each batch of rows."""
-        for x, place, real in zip(self.rows, self.places, self.real, strict=True):
-            yield np.asarray(entering(layer, x, place))[real]
+        before = self._after_attention(layer) if site.attended else self.rows
+        for x, place, real in zip(before, self.places, self.real, strict=True):
+            yield np.asarray(site.entering(layer, x, place))[real]
 
     def advance(self, layer: Layer) -> None:
-        self.rows = [run_layer(layer, x, place) for x, place in zip(self.rows, self.places, strict=True)]
+        self.rows = [run_mlp(layer, x) for x in self._after_attention(layer)]
+        self._attended = None
+
+    def _after_attention(self, layer: Layer) -> list[jax.Array]:
+        if self._attended is None:
+            pairs = zip(self.rows, self.places, strict=True)
+            self._attended = [run_attention(layer, x, place) for x, place in pairs]
+        return self._attended
 
 
 def stream(model: Decoder, batches: Sequence[Batch]) -> Stream:

@@ -42,7 +42,7 @@ def quantize_gptq(
         for site in SITES:
             own = {path: names(index, f"{path}.kernel") for path in site.matrices}
             if any(dtypes[name] in LEVELS for name in own.values()):
-                factor = Factor(hessian(rows.activations(layer, site.entering)))
+                factor = Factor(hessian(rows.activations(layer, site)))
             for path, name in own.items():
                 if dtypes[name] in LEVELS:
                     made[name] = gptq(flat[name], dtypes[name], factor, name)
