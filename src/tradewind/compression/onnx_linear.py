@@ -39,9 +39,8 @@ class Linears:
         if isinstance(weight, Blocks):
             codes = self.g.weight(f"{name}.codes", packed(weight).reshape(block_shape(weight)))
             return self.blocks(x, weight, codes, self.g.widened(f"{name}.scales", weight.scales), name)
-        return self.g.node("FusedMatMul", [x, self.g.weight(f"{name}.weight", weight)], name, {"transB": 1}, MICROSOFT)[
-            0
-        ]
+        matrix = self.g.weight(f"{name}.weight", weight)
+        return self.g.node("FusedMatMul", [x, matrix], name, {"transB": 1}, MICROSOFT)[0]
 
     def blocks(self, x: ir.Value, weight: Blocks, codes: ir.Value, scales: ir.Value, name: str) -> ir.Value:
         out, width = weight.shape
