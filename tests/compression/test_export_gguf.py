@@ -11,7 +11,7 @@ from tests.compression.onnx_file import initializers
 from tests.compression.tiny import CONFIG, rules, tiny_flat, tiny_tokenizer
 from tradewind.compression.export_gguf import export_gguf
 from tradewind.compression.export_onnx import export_onnx
-from tradewind.compression.quantize import Blocks, Tensor, dequantize, load_tensors, quantize, save_tensors
+from tradewind.compression.quantize import Blocks, Rows, Tensor, dequantize, load_tensors, quantize, save_tensors
 from tradewind.compression.rules import read_rules
 from tradewind.config import read_params
 from tradewind.model.decoder import DecoderConfig
@@ -46,9 +46,7 @@ def from_gguf(data: np.ndarray, bits: int) -> Numbers:
 def from_onnx(codes: np.ndarray, scales: np.ndarray, bits: int) -> Numbers:
     flat = codes.reshape(len(scales), -1)
     halves = flat if bits == 8 else np.stack([flat & 15, flat >> 4], axis=-1).reshape(len(scales), -1)
-    narrow = scales.astype(np.float16)
-    assert np.array_equal(narrow.astype(np.float32), scales)  # widened, not recomputed
-    return (halves.astype(np.int16) - 2 ** (bits - 1)).astype(np.int8), narrow.reshape(len(scales), -1)
+    return (halves.astype(np.int16) - 2 ** (bits - 1)).astype(np.int8), scales.reshape(len(scales), -1)
 
 
 def in_pairs(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -121,6 +119,19 @@ def test_a_written_file_reads_as_the_dequantized_weights(tmp_path, dtype):
     assert metadata["general.name"] == "tiny"
     for name, weight in dequantize(tensors).items():
         assert np.array_equal(flat[name], weight), name
+
+
+def test_w8a8_is_q8_0_with_one_scale_a_row(tmp_path):
+    tensors = quantize(tiny_flat(), rules("w8a8"))
+    export_gguf(tmp_path, CONFIG, tensors, tiny_tokenizer(), {"general.name": "tiny"})
+    stored = {t.name: t for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    codes, scales = from_gguf(stored["blk.1.ffn_down.weight"].data, 8)
+    down = tensors["model.layers.1.mlp.down_proj.weight"]
+    assert isinstance(down, Rows)
+    assert np.array_equal(codes, down.codes)
+    assert (scales == down.scales).all()
+    for name, weight in load_gguf(tmp_path / "model.gguf")[1].items():
+        assert np.array_equal(weight, dequantize(tensors)[name]), name
 
 
 def test_the_same_codes_give_the_same_file(tmp_path):

@@ -1,11 +1,16 @@
 """Recipes as data: those of the configuration fit the model, and what does not fit is named."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from tests.compression.tiny import CONFIG, rules, tiny_flat
+from tests.compression.tiny import CONFIG, rules, tiny_batch, tiny_flat
+from tradewind.compression.export_gguf import gguf_blocks
+from tradewind.compression.onnx_graph import GraphBuilder
+from tradewind.compression.onnx_linear import Linears
 from tradewind.compression.quantize import Blocks
 from tradewind.compression.recipe import Recipe, quantize_model, read_recipe, read_recipes
+from tradewind.compression.rules import Rule
 from tradewind.config import read_params
 from tradewind.errors import UserError
 
@@ -48,7 +53,22 @@ def test_names_begin_with_a_precision():
         read_recipes({"gptq-int4": {"method": "rtn", "rules": ROWS}})
 
 
-def test_layers_that_do_not_fit_are_named():
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+def test_layers_that_do_not_fit_are_named_with_their_rule(method):
     flat = tiny_flat() | {"model.layers.0.mlp.down_proj.weight": np.ones((64, 48), np.float32)}
-    with pytest.raises(UserError, match=r"layers\.0\.mlp\.down_proj\.weight.*multiple of 32"):
-        quantize_model(CONFIG, flat, Recipe("rtn", rules("int4")))
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.down_proj\.weight of.*as rule '\.\*' has it.*multiple of 32"):
+        quantize_model(CONFIG, flat, Recipe(method, rules("int4")), [tiny_batch()])
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+def test_rules_that_match_nothing_are_named(method):
+    with pytest.raises(UserError, match="decide no tensor: lm_head"):
+        quantize_model(CONFIG, tiny_flat(), Recipe(method, (Rule("lm_head", "int8"), *rules("int4"))), [tiny_batch()])
+
+
+def test_codes_that_a_container_lacks_are_refused():
+    odd = Blocks(2, np.zeros((64, 64), np.int8), np.ones((64, 2), np.float16))
+    with pytest.raises(UserError, match="GGUF has no type for codes of 2 bits"):
+        gguf_blocks(odd)
+    with pytest.raises(UserError, match="MatMulNBits runs codes of 4 or 8 bits"):
+        Linears(GraphBuilder(), 4)(ir.Value(name="x"), odd, "down")

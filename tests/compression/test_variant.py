@@ -41,7 +41,7 @@ def test_float_variants_have_no_parent_and_no_gguf(tmp_path):
     manifest = tiny_variant(tmp_path / "v", "fp32")
     assert manifest.parent is None
     assert manifest.files == {
-        "ort": ["model.onnx", "model.onnx.data", "model.safetensors"],
+        "ort": ["model.onnx", "model.safetensors"],
         "jax": ["model.safetensors"],
     }
     assert manifest.weights_digest == weights_digest(tiny_flat())

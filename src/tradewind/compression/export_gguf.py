@@ -1,4 +1,5 @@
-"""GGUF files from the same codes: int8 as `Q8_0`, int4 as `Q4_0`, nothing requantized.
+"""GGUF files from the same codes: int8 as `Q8_0`, int4 as `Q4_0`, nothing requantized. W8A8 is `Q8_0` whose scale
+is the same in every block of a row.
 
 A block of 32 weights is its float16 scale followed by the codes: 32 int8 in `Q8_0`; in `Q4_0` 16 bytes, plus 8 each,
 weight i in the low half of byte i and weight i + 16 in its high half. Names, metadata and the order of rotary rows are
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradewind.compression.quantize import BLOCK, Blocks, Tensor
+from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.gguf import QuantizedTensor, save_gguf
 from tradewind.model.tokenizer import Tokenizer
@@ -36,10 +38,13 @@ def export_gguf(
 
 
 def gguf_blocks(weight: Blocks) -> QuantizedTensor:
-    """A quantized matrix in GGUF's bytes, rows in the order of `weight`."""
+    """A quantized matrix in GGUF's bytes, rows in the order of `weight`. Raises UserError for codes that GGUF lacks."""
+    if weight.bits not in TYPES:
+        raise UserError(f"GGUF has no type for codes of {weight.bits} bits (choices: {', '.join(map(str, TYPES))})")
     out, width = weight.shape
     codes = weight.codes.reshape(out, width // BLOCK, BLOCK)
-    scales = np.ascontiguousarray(weight.scales[..., None]).view(np.uint8)
+    each = np.broadcast_to(weight.scales, (out, width // BLOCK))
+    scales = np.ascontiguousarray(each[..., None]).view(np.uint8)
     body = codes.view(np.uint8) if weight.bits == 8 else _halves(codes)
     data = np.concatenate([scales, body], axis=-1).reshape(out, -1)
     return QuantizedTensor(data, TYPES[weight.bits], (out, width))

@@ -1,4 +1,4 @@
-"""Write a decoder as an ONNX graph straight from its weights or codes: one weight layout, ten operators, no tracing.
+"""Write a decoder as an ONNX graph straight from its weights or codes: one weight layout, few operators, no tracing.
 
 The graph is for ONNX Runtime (contrib operators of domain `com.microsoft`) with a KV cache that the caller owns. It
 knows nothing of slots, sampling or tokenizers. Not covered: untied heads, biases, sliding windows, float16.
@@ -16,37 +16,32 @@ Outputs
 
 Every row needs room in S for its length before the call and T more, though nothing is written for padding.
 
-Files: `model.onnx` (the graph) and `model.onnx.data` (the weights, in Hugging Face layout [out, in]; the tied embedding
-is stored once and read by the lookup and by the head). Scales are the float16 scales widened to float32: exact.
-Where nothing is quantized, the weights are those of `model.safetensors`, which the graph points into: stored once, for
-every engine.
+Files: `model.onnx` (the graph) and `model.onnx.data` (the weights, in Hugging Face layout [out, in] but for those of W8A8;
+the tied embedding is stored once and read by the lookup and by the head). Float16 scales are widened by the graph, and
+rotary tables are computed by it, both once, as it is loaded.
+Where nothing is quantized, the weights are those of `model.safetensors`, which the graph points into instead: stored once,
+for every engine.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from tradewind.compression.kv_cache import Scales
-from tradewind.compression.quantize import BLOCK, Blocks, Tensor, pack4, stack_rows
+from tradewind.compression.onnx_graph import DATA_FILE, GRAPH_FILE, MICROSOFT, GraphBuilder, safetensors_offsets
+from tradewind.compression.onnx_linear import Linears, block_shape, packed
+from tradewind.compression.quantize import BLOCK, Blocks, Rows, Tensor, stack_rows, stackable
 from tradewind.compression.variant import MAX_FEED
 from tradewind.errors import UserError
 from tradewind.files import atomic_path
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import WEIGHTS_FILE, write_safetensors
 
-GRAPH_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 SERVED_ACCURACY = 4
 """`MatMulNBits` multiplies in int8 (activations rounded per block of 32); 0 multiplies in float32."""
-MICROSOFT = "com.microsoft"
-ALIGN = 4096
-"""Weights start at multiples of a memory page, so that the runtime can map them instead of reading them."""
-OPSETS = {"": 21, MICROSOFT: 1}
-IR_VERSION = 10
 
 
 def export_onnx(
@@ -67,84 +62,13 @@ def export_onnx(
     if not quantized:
         write_safetensors(folder / WEIGHTS_FILE, whole)
     graph = GraphBuilder(stored={} if quantized else safetensors_offsets(folder / WEIGHTS_FILE))
-    _decoder(graph, config, dict(tensors), accuracy_level, kv_scales)
-    with atomic_path(folder / DATA_FILE) as data:
-        graph.write_data(data)
+    _decoder(graph, config, dict(tensors), Linears(graph, accuracy_level), kv_scales)
+    if graph.has_data:
+        with atomic_path(folder / DATA_FILE) as data:
+            graph.write_data(data)
     with atomic_path(folder / GRAPH_FILE) as path:
         ir.save(graph.model(), path, format="protobuf")
-    return [GRAPH_FILE, DATA_FILE] if quantized else [GRAPH_FILE, DATA_FILE, WEIGHTS_FILE]
-
-
-@dataclass
-class GraphBuilder:
-    """Nodes, inputs, outputs, and weights laid out in one data file, but for those `stored` in `model.safetensors` (name
-    -> offset in bytes)."""
-
-    stored: Mapping[str, int] = field(default_factory=dict)
-    nodes: list[ir.Node] = field(default_factory=list)
-    inputs: list[ir.Value] = field(default_factory=list)
-    outputs: list[ir.Value] = field(default_factory=list)
-    weights: dict[str, ir.Value] = field(default_factory=dict)
-    _arrays: list[tuple[int, NDArray[np.generic]]] = field(default_factory=list)
-    _size: int = 0
-
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-        self.inputs.append(value)
-        return value
-
-    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
-        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
-        self.outputs.append(value)
-
-    def weight(
-        self, name: str, array: NDArray[np.generic], views: Mapping[str, Sequence[int]] | None = None
-    ) -> ir.Value:
-        """An initializer in one of the files. `views` are further initializers (name -> shape) over the same bytes."""
-        array = np.ascontiguousarray(array)
-        file, offset = WEIGHTS_FILE, self.stored.get(name, -1)
-        if offset < 0:
-            file, offset = DATA_FILE, -(-self._size // ALIGN) * ALIGN
-            self._arrays.append((offset, array))
-            self._size = offset + array.nbytes
-        for key, shape in {name: array.shape, **(views or {})}.items():
-            dtype = ir.DataType.from_numpy(array.dtype)
-            tensor = ir.ExternalTensor(file, offset, array.nbytes, dtype, shape=ir.Shape(shape), name=key)
-            self.weights[key] = ir.Value(name=key, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
-        return self.weights[name]
-
-    def node(
-        self,
-        op: str,
-        inputs: Sequence[ir.Value | None],
-        name: str,
-        attributes: Mapping[str, int | float | str] | None = None,
-        domain: str = "",
-        outputs: int = 1,
-    ) -> list[ir.Value]:
-        """Append an operator; its outputs, named after it."""
-        node = ir.node(op, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
-        for index, value in enumerate(node.outputs):
-            value.name = name if index == 0 else f"{name}.{index}"
-        self.nodes.append(node)
-        return list(node.outputs)
-
-    def write_data(self, path: Path) -> None:
-        with open(path, "wb") as file:
-            for offset, array in self._arrays:
-                file.write(b"\0" * (offset - file.tell()))
-                file.write(array.data)
-
-    def model(self) -> ir.Model:
-        graph = ir.Graph(
-            self.inputs,
-            self.outputs,
-            nodes=self.nodes,
-            initializers=list(self.weights.values()),
-            opset_imports=OPSETS,
-            name="decoder",
-        )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="tradewind")
+    return [GRAPH_FILE, *([DATA_FILE] if graph.has_data else []), *([] if quantized else [WEIGHTS_FILE])]
 
 
 @dataclass
@@ -160,7 +84,7 @@ class _Shared:
 
 
 def _decoder(
-    g: GraphBuilder, config: DecoderConfig, tensors: dict[str, Tensor], accuracy: int, kv_scales: Scales | None
+    g: GraphBuilder, config: DecoderConfig, tensors: dict[str, Tensor], linear: Linears, kv_scales: Scales | None
 ) -> None:
     ids = g.input("input_ids", ir.DataType.INT64, ("batch", "sequence"))
     int32 = ir.DataType.INT32
@@ -168,11 +92,11 @@ def _decoder(
     longest = g.input("longest", int32, ())
     wanted = g.input("logit_positions", ir.DataType.INT64, ("positions",))
     shared = _Shared(queries, lasts, longest, *_rotary(g, config), kv_scales)
-    embed = _Embedding(g, _take(tensors, "model.embed_tokens.weight"), accuracy)
+    embed = _Embedding(g, _take(tensors, "model.embed_tokens.weight"), linear)
 
     branch, residual = None, embed.lookup(ids)
     for layer in range(config.num_layers):
-        branch, residual = _layer(g, config, tensors, layer, branch, residual, shared, accuracy)
+        branch, residual = _layer(g, config, tensors, layer, branch, residual, shared, linear)
     hidden, _ = _norm(g, config, _take(tensors, "model.norm.weight"), "model.norm", branch, residual)
     (chosen,) = g.node("Gather", [hidden, wanted], "chosen", {"axis": 1})
     g.output(embed.head(chosen), "logits", ir.DataType.FLOAT, ("batch", "positions", config.vocab_size))
@@ -187,10 +111,20 @@ def _take(tensors: dict[str, Tensor], name: str) -> Tensor:
 
 
 def _rotary(g: GraphBuilder, config: DecoderConfig) -> tuple[ir.Value, ir.Value]:
-    """Cosines and sines of position times frequency, [positions, head_dim / 2] (RoFormer, arXiv:2104.09864)."""
+    """Cosines and sines of position times frequency, [positions, head_dim / 2] (RoFormer, arXiv:2104.09864).
+
+    Nodes over constants, which the runtime computes once, as it loads the graph: 2 MB of tables are not stored.
+    """
     frequencies = config.rope_base ** -(np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim)
-    angles = np.arange(config.max_position + MAX_FEED)[:, None] * frequencies
-    return g.weight("cosines", np.cos(angles).astype(np.float32)), g.weight("sines", np.sin(angles).astype(np.float32))
+    ends = {"first": 0, "end": config.max_position + MAX_FEED, "step": 1}
+    bounds = [g.constant(f"rotary.{name}", np.float64(value)) for name, value in ends.items()]
+    (positions,) = g.node("Range", bounds, "rotary.positions")
+    (column,) = g.node("Unsqueeze", [positions, g.constant("rotary.axis", np.array([1]))], "rotary.column")
+    (angles,) = g.node("Mul", [column, g.constant("rotary.frequencies", frequencies)], "rotary.angles")
+    waves = [g.node(op, [angles], f"rotary.{op.lower()}")[0] for op in ("Cos", "Sin")]
+    narrow = {"to": ir.DataType.FLOAT}
+    cosines, sines = (g.node("Cast", [wave], f"{wave.name}.narrow", narrow)[0] for wave in waves)
+    return cosines, sines
 
 
 def _layer(
@@ -201,7 +135,7 @@ def _layer(
     branch: ir.Value | None,
     residual: ir.Value,
     shared: _Shared,
-    accuracy: int,
+    linear: Linears,
 ) -> tuple[ir.Value, ir.Value]:
     """One block. The sum of `branch` and `residual` is its input, left to the next norm, which fuses the addition."""
     name = f"model.layers.{layer}"
@@ -212,21 +146,21 @@ def _layer(
     normed, residual = _norm(g, config, matrix("input_layernorm"), f"{name}.input_layernorm", branch, residual)
     heads = {part: matrix(f"self_attn.{part}_proj") for part in "qkv"}
     queries: list[ir.Value | None]
-    if g.stored:
-        queries = [_linear(g, normed, heads[part], f"{name}.self_attn.{part}_proj", accuracy) for part in "qkv"]
+    if g.stored or not stackable(list(heads.values())):
+        queries = [linear(normed, heads[part], f"{name}.self_attn.{part}_proj") for part in "qkv"]
     else:
-        queries = [_linear(g, normed, stack_rows(list(heads.values())), f"{name}.self_attn.qkv", accuracy), None, None]
+        queries = [linear(normed, stack_rows(list(heads.values())), f"{name}.self_attn.qkv"), None, None]
     mixed = _attention(g, config, queries, layer, shared)
-    attended = _linear(g, mixed, matrix("self_attn.o_proj"), f"{name}.self_attn.o_proj", accuracy)
+    attended = linear(mixed, matrix("self_attn.o_proj"), f"{name}.self_attn.o_proj")
 
     gamma = matrix("post_attention_layernorm")
     normed, residual = _norm(g, config, gamma, f"{name}.post_attention_layernorm", attended, residual)
-    gate = _linear(g, normed, matrix("mlp.gate_proj"), f"{name}.mlp.gate_proj", accuracy)
-    up = _linear(g, normed, matrix("mlp.up_proj"), f"{name}.mlp.up_proj", accuracy)
+    gate = linear(normed, matrix("mlp.gate_proj"), f"{name}.mlp.gate_proj")
+    up = linear(normed, matrix("mlp.up_proj"), f"{name}.mlp.up_proj")
     (sigmoid,) = g.node("Sigmoid", [gate], f"{name}.sigmoid")
     (silu,) = g.node("Mul", [gate, sigmoid], f"{name}.silu")
     (gated,) = g.node("Mul", [silu, up], f"{name}.gated")
-    return _linear(g, gated, matrix("mlp.down_proj"), f"{name}.mlp.down_proj", accuracy), residual
+    return linear(gated, matrix("mlp.down_proj"), f"{name}.mlp.down_proj"), residual
 
 
 def _norm(
@@ -268,46 +202,18 @@ def _attention(
     return mixed
 
 
-def _linear(g: GraphBuilder, x: ir.Value, weight: Tensor, name: str, accuracy: int) -> ir.Value:
-    """x times the transposed matrix [out, in]."""
-    if isinstance(weight, Blocks):
-        codes = g.weight(f"{name}.codes", packed(weight).reshape(len(weight.codes), -1, BLOCK * weight.bits // 8))
-        scales = g.weight(f"{name}.scales", weight.scales.astype(np.float32))
-        return _product(g, x, weight, codes, scales, name, accuracy)
-    return g.node("FusedMatMul", [x, g.weight(f"{name}.weight", weight)], name, {"transB": 1}, MICROSOFT)[0]
-
-
-def _product(
-    g: GraphBuilder, x: ir.Value, weight: Blocks, codes: ir.Value, scales: ir.Value, name: str, accuracy: int
-) -> ir.Value:
-    out, width = weight.shape
-    attributes = {"N": out, "K": width, "bits": weight.bits, "block_size": BLOCK, "accuracy_level": accuracy}
-    return g.node("MatMulNBits", [x, codes, scales], name, attributes, MICROSOFT)[0]
-
-
-def safetensors_offsets(path: Path) -> dict[str, int]:
-    """Where each tensor starts in the file: after 8 bytes of the header's length, the header, and what it says."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return {name: 8 + length + facts["data_offsets"][0] for name, facts in header.items() if name != "__metadata__"}
-
-
-def packed(weight: Blocks) -> NDArray[np.uint8]:
-    """Codes as ONNX Runtime has them: uint8 with zero point 128 (8 bits), or two a byte with zero point 8 (4 bits)."""
-    return pack4(weight.codes) if weight.bits == 4 else (weight.codes.view(np.uint8) ^ np.uint8(128))
-
-
 class _Embedding:
     """The tied table: rows looked up at the bottom, multiplied at the top, stored once."""
 
-    def __init__(self, g: GraphBuilder, table: Tensor, accuracy: int) -> None:
-        self.g, self.table, self.accuracy = g, table, accuracy
+    def __init__(self, g: GraphBuilder, table: Tensor, linear: Linears) -> None:
+        self.g, self.table, self.linear = g, table, linear
+        if isinstance(table, Rows):
+            raise UserError(
+                "model.embed_tokens.weight cannot be w8a8: GatherBlockQuantized has no scale for a whole row"
+            )
         if isinstance(table, Blocks):
-            codes = packed(table)
-            blocks = (len(codes), table.scales.shape[1], BLOCK * table.bits // 8)
-            self.rows = g.weight("model.embed_tokens.codes", codes, views={"head.codes": blocks})
-            self.scales = g.weight("model.embed_tokens.scales", table.scales.astype(np.float32))
+            self.rows = g.weight("model.embed_tokens.codes", packed(table), views={"head.codes": block_shape(table)})
+            self.scales = g.widened("model.embed_tokens.scales", table.scales)
         else:
             self.rows = g.weight("model.embed_tokens.weight", table)
 
@@ -320,6 +226,5 @@ class _Embedding:
 
     def head(self, hidden: ir.Value) -> ir.Value:
         if isinstance(self.table, Blocks):
-            codes = self.g.weights["head.codes"]
-            return _product(self.g, hidden, self.table, codes, self.scales, "logits", self.accuracy)
+            return self.linear.blocks(hidden, self.table, self.g.weights["head.codes"], self.scales, "logits")
         return self.g.node("FusedMatMul", [hidden, self.rows], "logits", {"transB": 1}, MICROSOFT)[0]

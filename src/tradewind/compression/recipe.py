@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tradewind.compression.awq import quantize_awq
+from tradewind.compression.gptq import quantize_gptq
 from tradewind.compression.quantize import Tensor, quantize
 from tradewind.compression.rules import Rule, read_rules
 from tradewind.compression.variant import PRECISIONS, precision_of
@@ -23,7 +25,7 @@ def _rtn(config: DecoderConfig, flat: Flat, rules: Sequence[Rule], batches: Sequ
     return quantize(flat, rules)
 
 
-METHODS: dict[str, Method] = {"rtn": _rtn}
+METHODS: dict[str, Method] = {"rtn": _rtn, "gptq": quantize_gptq, "awq": quantize_awq}
 """rtn: round to nearest, which needs no text."""
 CALIBRATED = frozenset(METHODS) - {"rtn"}
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from tradewind.errors import UserError
 
-DTYPES = ("float32", "int8", "int4")
+DTYPES = ("float32", "int8", "int4", "w8a8")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def assign(rules: Sequence[Rule], names: Iterable[str]) -> dict[str, str]:
     table: dict[str, str] = {}
     unmatched = []
     for name in names:
-        rule = next((rule for rule in rules if re.fullmatch(rule.tensors, name)), None)
+        rule = deciding(rules, name)
         if rule is None:
             unmatched.append(name)
             continue
@@ -65,6 +65,11 @@ def assign(rules: Sequence[Rule], names: Iterable[str]) -> dict[str, str]:
     if unused := [rule.tensors for rule in rules if rule not in used]:
         raise UserError(f"quantization rules that decide no tensor: {_some(unused)}")
     return table
+
+
+def deciding(rules: Sequence[Rule], name: str) -> Rule | None:
+    """The first rule that matches the whole name."""
+    return next((rule for rule in rules if re.fullmatch(rule.tensors, name)), None)
 
 
 def _some(names: Sequence[str]) -> str:
