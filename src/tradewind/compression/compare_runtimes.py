@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from tradewind.compression.compare_integers import from_onnx
 from tradewind.compression.export_onnx import export_onnx
+from tradewind.compression.kv_cache import SCALES_FILE
 from tradewind.compression.quantize import Tensor
 from tradewind.compression.variant import Manifest
 from tradewind.engine.contract import Engine
@@ -106,6 +107,12 @@ def reference_engine(setup: Setup) -> JaxEngine:
 
 def jax_float32(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
     return by_engine(reference_engine(setup), texts)
+
+
+def jax_int8_cache(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
+    if SCALES_FILE not in setup.manifest.digests:
+        raise Missing(f"{setup.folder} has no {SCALES_FILE}: it was exported before; run the export stage again")
+    return by_engine(JaxEngine.load(setup.folder, slots=1, max_len=setup.max_len), texts)
 
 
 def ort_served(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
@@ -205,6 +212,7 @@ def _told(url: str, tokens: Sequence[int], setup: Setup) -> LogProbs:
 
 
 RUNTIMES: dict[str, Runtime] = {
+    "jax, int8 cache": jax_int8_cache,
     "ort": ort_served,
     "ort, float32": ort_float32,
     "llama.cpp": llama_cpp,
