@@ -30,7 +30,7 @@ def test_manifest_says_what_the_files_are(folder):
     assert manifest.files == {
         "ort": ["model.onnx", "model.onnx.data"],
         "gguf": ["model.gguf"],
-        "jax": ["model.gguf"],
+        "jax": ["model.gguf", "kv_scales.safetensors"],
     }
     assert manifest.tokenizer_digest == Tokenizer.load(folder).digest == tiny_tokenizer().digest
     assert manifest.eos_token_ids == tiny_tokenizer().eos_token_ids

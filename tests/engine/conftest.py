@@ -41,7 +41,7 @@ FACTORIES: dict[str, Factory] = {
     "ort-int8": ort("int8"),
     "ort-int4": ort("int4"),
     "jax-fp32": jax("fp32"),
-    "jax-int8": jax("int8"),
+    "jax-int8": jax("int8"),  # and so with an int8 cache
 }
 
 

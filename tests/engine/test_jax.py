@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.compression.tiny import CONFIG, reference_logits, rules, tiny_flat, tiny_variant
+from tests.compression.tiny import CONFIG, reference_logits, rules, tiny_flat, tiny_scales, tiny_variant
 from tradewind.compression.quantize import dequantize, quantize
-from tradewind.compression.variant import load_variant, save_manifest
+from tradewind.compression.variant import MAX_FEED, load_variant, save_manifest
 from tradewind.engine import jax as engine_module
 from tradewind.engine import load_engine
 from tradewind.engine.jax import JaxEngine
+from tradewind.engine.ort import OrtEngine
 from tradewind.errors import UserError
+from tradewind.evaluation.divergence import kl_divergence
+from tradewind.evaluation.metrics import log_softmax
 from tradewind.model.weights import to_model
 
 CLOSE = 1e-4
@@ -36,7 +39,8 @@ def test_every_container_gives_the_weights_of_the_variant(variants: Path, precis
         flat = dequantize(quantize(flat, rules("int8")))
     tokens = [5, 9, 2, 7, 1, 200]
     made = engine.prefill(tokens, keep_logits=True)
-    np.testing.assert_allclose(made.all_logits, reference_logits(CONFIG, flat, tokens), atol=CLOSE)
+    close = CLOSE if precision == "fp32" else 0.3  # the cache is int8
+    np.testing.assert_allclose(made.all_logits, reference_logits(CONFIG, flat, tokens), atol=close)
     assert engine.weights_digest == load_variant(variants / precision).weights_digest
 
 
@@ -84,6 +88,34 @@ def test_bfloat16_weights_and_cache(variants: Path) -> None:
     assert want is not None
     assert made.dtype == np.float32
     assert np.abs(made - want).mean() < 0.05 * np.abs(want).mean()
+
+
+def test_int8_cache_is_a_quarter_and_holds_the_codes_of_the_float_cache(variants: Path) -> None:
+    """Codes are the float cache's keys and values over the scales, rounded, within 127; what lies beyond is clipped."""
+    scales = tiny_scales()
+    model = to_model(CONFIG, tiny_flat())
+    plain = JaxEngine(model, "digest", slots=2, max_len=64)
+    low = JaxEngine(model, "digest", slots=2, max_len=64, kv_scales=scales)
+    assert 4 * low.kv_bytes == plain.kv_bytes
+    tokens = [5, 9, 2, 7, 1, 200]
+    codes, floats = low.prefill(tokens), plain.prefill(tokens)
+    assert 4 * codes.nbytes == floats.nbytes
+    first = [np.asarray(part)[0, : len(tokens)] for part in (*codes.cache[0], *floats.cache[0])]
+    assert first[0].dtype == np.int8
+    for code, value, scale in zip(first[:2], first[2:], scales[:2], strict=True):  # layer 0 reads no cache before it
+        np.testing.assert_allclose(code * scale, np.clip(value, -127 * scale, 127 * scale), atol=0.51 * scale.max())
+    divergence = kl_divergence(log_softmax(floats.logits[None]), log_softmax(codes.logits[None]))
+    assert 0 < divergence[0] < 0.01
+
+
+def test_a_quantized_variant_has_an_int8_cache_as_onnx_runtime_has(variants: Path) -> None:
+    ours = JaxEngine.load(variants / "int8", slots=2, max_len=64)
+    theirs = OrtEngine.load(variants / "int8", slots=2, max_len=64, threads=1)
+    assert ours.kv_bytes / 64 == theirs.kv_bytes / (64 + MAX_FEED)  # ORT has room for padding
+    assert JaxEngine.load(variants / "fp32", slots=2, max_len=64).kv_bytes == 4 * ours.kv_bytes
+    made, want = ours.prefill([5, 9, 2]), theirs.prefill([5, 9, 2])
+    keys = np.asarray(made.cache[0][0])[0, :3].transpose(1, 0, 2).astype(int)
+    assert np.abs(keys - want.row.kv[0, 0, :, :3]).mean() < 0.6  # ORT's activations are rounded before, too
 
 
 def test_mistakes(variants: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tradewind.compression.export_gguf import export_gguf
 from tradewind.compression.export_onnx import GRAPH_FILE, SERVED_ACCURACY, export_onnx
-from tradewind.compression.kv_cache import NAME, Scales
+from tradewind.compression.kv_cache import NAME, SCALES_FILE, Scales, save_scales
 from tradewind.compression.quantize import CODES, SCALES, Blocks, Tensor
 from tradewind.compression.variant import LICENCE, Manifest, file_digests, precision_of, save_manifest, split_name
 from tradewind.files import atomic_path
@@ -34,7 +34,7 @@ def write_variant(
 ) -> Manifest:
     """Export the variant `name` to ONNX and GGUF (safetensors where it is not quantized), and write its manifest.
 
-    kv_scales: of the cache that the ONNX graph keeps in int8; None: float32.
+    kv_scales: of the cache that the ONNX graph and the `jax` engine keep in int8; None: float32.
     """
     model, recipe = split_name(name)
     precision = precision_of(recipe)
@@ -45,6 +45,9 @@ def write_variant(
         else:
             about = {"general.name": f"tradewind {name}", "general.license": LICENCE.lower()}
             files["gguf"] = files["jax"] = export_gguf(made, config, tensors, tokenizer, about)
+        if kv_scales is not None:
+            save_scales(made / SCALES_FILE, kv_scales)
+            files["jax"] = [*files["jax"], SCALES_FILE]
         tokenizer.save(made)
         manifest = Manifest(
             name=name,

@@ -1,6 +1,7 @@
 """The `jax` engine: the Flax decoder over a KV cache of per-layer arrays, on whatever device JAX runs on.
 
 It reads a variant's `model.safetensors` or its GGUF (the same integers as every other engine's, dequantized once).
+Where a variant has scales for it, the cache is int8: quantized on write, dequantized on read, as in the `ort` engine.
 Shapes come in buckets, so that a handful of compiled functions serves every request. It knows no text, requests or
 sampling. Not covered: adapters, several devices, choosing threads (XLA takes the process's cores).
 
@@ -26,6 +27,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from tradewind.compression.kv_cache import SCALES_FILE, Scales, load_scales
 from tradewind.compression.variant import Manifest, load_variant
 from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
 from tradewind.errors import UserError
@@ -57,7 +59,18 @@ class JaxEngine(Engine):
 
     name = "jax"
 
-    def __init__(self, model: Decoder, digest: str, slots: int, max_len: int, dtype: DTypeLike = jnp.float32) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        digest: str,
+        slots: int,
+        max_len: int,
+        dtype: DTypeLike = jnp.float32,
+        kv_scales: Scales | None = None,
+    ) -> None:
+        """kv_scales: of an int8 cache, [2 x layers, KV heads, head dim]; None: the cache is of `dtype`."""
+        dtype = dtype if kv_scales is None else jnp.int8
+        self._kv_scales = None if kv_scales is None else jnp.asarray(kv_scales)
         self.config, self.weights_digest = model.config, digest
         self.slots, self.max_len, self.vocab_size = slots, max_len, model.config.vocab_size
         self._graph, state = nnx.split(PackedDecoder(model))
@@ -75,7 +88,7 @@ class JaxEngine(Engine):
 
     @classmethod
     def load(cls, folder: Path, *, slots: int, max_len: int, threads: int = 0, dtype: DTypeLike | None = None) -> Self:
-        """`dtype` of weights, cache and products: float32 on a CPU, bfloat16 elsewhere unless given.
+        """`dtype` of weights, products and a cache without scales: float32 on a CPU, bfloat16 elsewhere unless given.
 
         Raises:
             UserError: no variant, a damaged one, or one that was not made for contexts of `max_len`.
@@ -87,7 +100,7 @@ class JaxEngine(Engine):
             )
         dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
         model = to_model(manifest.decoder, _weights(folder, manifest), dtype, dtype)
-        return cls(model, manifest.weights_digest, slots, max_len, dtype)
+        return cls(model, manifest.weights_digest, slots, max_len, dtype, _kv_scales(folder, manifest))
 
     def prefill(
         self,
@@ -226,7 +239,7 @@ class JaxEngine(Engine):
         cache: Cache,
         context: int,
     ) -> tuple[jax.Array, Cache]:
-        return self._model(weights).advance(ids, positions, cache, context)
+        return self._model(weights).advance(ids, positions, cache, context, kv_scales=self._kv_scales)
 
     def _run_to_logits(
         self,
@@ -238,7 +251,7 @@ class JaxEngine(Engine):
         rows: jax.Array | None,
     ) -> tuple[jax.Array, Cache]:
         """Layers and head in one call: a step then waits for the device once."""
-        return self._model(weights).decode(ids, positions, cache, context, rows)
+        return self._model(weights).decode(ids, positions, cache, context, rows, self._kv_scales)
 
     def _line(self, weights: list[jax.Array], hidden: jax.Array, place: int) -> jax.Array:
         """[vocab] of the token at `place` of hidden [1, T, D]. One row: its product is the fastest on a CPU."""
@@ -296,6 +309,10 @@ def _chunk(rest: int, capacity: int) -> int:
 def _bucket(size: int, buckets: Sequence[int]) -> int:
     """The smallest bucket that holds `size`."""
     return next(bucket for bucket in buckets if bucket >= size)
+
+
+def _kv_scales(folder: Path, manifest: Manifest) -> Scales | None:
+    return load_scales(folder / SCALES_FILE) if SCALES_FILE in manifest.digests else None
 
 
 def _weights(folder: Path, manifest: Manifest) -> Flat:

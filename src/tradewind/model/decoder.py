@@ -255,6 +255,7 @@ class Decoder(nnx.Module):
         cache: Cache,
         context: int | None = None,
         rows: jax.Array | None = None,
+        kv_scales: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Run new tokens against a cache; returns final-norm hidden states [B,T,D] and the cache with them written.
 
@@ -265,18 +266,22 @@ class Decoder(nnx.Module):
             tokens: [B,T] int32. positions: [B,T] int32. cache: see `Cache`; donate it to update in place.
             context: look only at the first `context` positions (all positions of this call must be below it).
             rows: [B] int32, the cache row of each token row, or None: the first B rows of the cache.
+            kv_scales: [2 x layers, K, F] of an int8 cache (see `compression.kv_cache`), or None: it holds floats.
         """
         rotation = rotary(positions, self.config.head_dim, self.config.rope_base)
         context = context or cache[0][0].shape[1]
         mask = positions[:, :, None] >= jnp.arange(context)[None, None, :]
         places = (jnp.arange(tokens.shape[0]) if rows is None else rows)[:, None]
+        scales = [None] * 2 * len(cache) if kv_scales is None else list(kv_scales)
         x, updated = self.embed(tokens), []
-        for layer, (keys, values) in zip(self.layers, cache, strict=True):
+        for index, (layer, (keys, values)) in enumerate(zip(self.layers, cache, strict=True)):
+            pair = scales[2 * index : 2 * index + 2]
             q, k, v = layer.attention.project(layer.attention_norm(x), rotation)
-            keys = keys.at[places, positions].set(k.astype(keys.dtype), mode="drop")
-            values = values.at[places, positions].set(v.astype(values.dtype), mode="drop")
+            keys = keys.at[places, positions].set(_stored(k, pair[0], keys.dtype), mode="drop")
+            values = values.at[places, positions].set(_stored(v, pair[1], values.dtype), mode="drop")
             updated.append((keys, values))
-            seen_keys, seen_values = (_seen(part, len(x), rows, context).astype(q.dtype) for part in (keys, values))
+            both = zip((keys, values), pair, strict=True)
+            seen_keys, seen_values = (_read(_seen(part, len(x), rows, context), s, q.dtype) for part, s in both)
             x = x + layer.attention.output(attend(q, seen_keys, seen_values, mask))
             x = x + layer.mlp(layer.mlp_norm(x))
         return self.norm(x), updated
@@ -288,9 +293,10 @@ class Decoder(nnx.Module):
         cache: Cache,
         context: int | None = None,
         rows: jax.Array | None = None,
+        kv_scales: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """`advance`, then logits [B,T,V] float32 of every token."""
-        hidden, cache = self.advance(tokens, positions, cache, context, rows)
+        hidden, cache = self.advance(tokens, positions, cache, context, rows, kv_scales)
         return self.logits(hidden), cache
 
 
@@ -358,6 +364,18 @@ def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> 
 def _seen(part: jax.Array, count: int, rows: jax.Array | None, context: int) -> jax.Array:
     """[count, context, K, F] of a cache's keys or values."""
     return (part[:count] if rows is None else part[rows])[:, :context]
+
+
+def _stored(x: jax.Array, scale: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    """[..., K, F] as the cache holds it: codes of `scale` [K, F], rounded to nearest and clipped to +-127, or floats."""
+    if scale is None:
+        return x.astype(dtype)
+    return jnp.clip(jnp.round(x.astype(jnp.float32) / scale), -127, 127).astype(dtype)
+
+
+def _read(part: jax.Array, scale: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    """The inverse of `_stored`, but for its rounding."""
+    return part.astype(dtype) if scale is None else part.astype(dtype) * scale.astype(dtype)
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> nnx.Linear:

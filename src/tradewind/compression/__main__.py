@@ -1,0 +1,66 @@
+"""What a variant's containers hold and how their runtimes agree.
+
+python -m tradewind.compression compare [--prompts FILE] [--variant NAME ...] [--json OUT]
+"""
+
+import argparse
+from pathlib import Path
+
+from tradewind.compression.compare import compare_variant, table
+from tradewind.config import run
+from tradewind.files import write_json
+
+
+def main() -> None:
+    given = arguments()
+    given.command(given)
+
+
+def run_compare(given: argparse.Namespace) -> None:
+    made = []
+    for name in given.variant or quantized(given.variants):
+        result = compare_variant(
+            name,
+            given.variants,
+            given.prompts,
+            given.corpus,
+            given.count,
+            given.tokens,
+            given.max_len,
+            given.threads,
+            given.llama,
+            given.litert,
+        )
+        print(table(result), end="\n\n", flush=True)
+        made.append(result.as_json())
+    if given.json:
+        write_json(given.json, {"variants": made})
+
+
+def quantized(variants: Path) -> list[str]:
+    """Names of the variants that have a GGUF file, which hold integers."""
+    return sorted(path.parent.name for path in variants.glob("*/model.gguf")) or ["student-int4"]
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tradewind.compression", description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--variants", type=Path, default=Path("artifacts/variants"))
+    shared.add_argument("--corpus", type=Path, default=Path("artifacts/corpus"))
+    shared.add_argument("--variant", action="append", help="default: every quantized one")
+    shared.add_argument("--threads", type=int, default=2)
+    shared.add_argument("--litert", type=Path, default=Path(".venv-litert/bin/python"), help="Python of `make litert`")
+    shared.add_argument("--json", type=Path, help="write the result there, too")
+    compare = commands.add_parser("compare", parents=[shared], help="the agreement table of all runtimes")
+    compare.add_argument("--prompts", type=Path, help="JSONL with messages or prompt, or text, one prompt a line")
+    compare.add_argument("--count", type=int, default=20, help="questions of the test set where no prompts are given")
+    compare.add_argument("--tokens", type=int, default=8, help="of each answer")
+    compare.add_argument("--max-len", type=int, default=1024)
+    compare.add_argument("--llama", help="llama-server, or a Python that has xllamacpp")
+    compare.set_defaults(command=run_compare)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)
