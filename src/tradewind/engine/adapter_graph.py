@@ -100,11 +100,6 @@ def _add_delta(
         return made.outputs[0]
 
     x = node("Reshape", [linear.inputs[0], chunks], "x")  # type: ignore[list-item] # it has inputs
-    crossed = {
-        "transBatchA": 1,
-        "transBatchB": 1,
-        "transB": 1,
-    }
     parts = node("FusedMatMul", [x, a], "parts", MICROSOFT, alpha=2.0, transBatchA=1, transBatchB=1, transB=1)
     low = node("ReduceSum", [parts, first], "low", keepdims=0)
     own = node("Where", [rows, low, zero], "own")
