@@ -82,6 +82,8 @@ def settings_of(args: Mapping[str, Any]) -> ServeSettings:
     if unknown := sorted(set(args) - known):
         raise UserError(f"args: unknown key {unknown[0]!r} (choices: {', '.join(sorted(known))})")
     settings = build(ServeSettings, {**params.get("serve", {}), **args}, "args")
+    if settings.adapter or settings.adapters_dir:
+        raise UserError("args: a cluster serves no adapters; `python -m tradewind.serving` does")
     if settings.engine not in ENGINES:
         raise UserError(f"args.engine: unknown engine {settings.engine!r} (choices: {', '.join(ENGINES)})")
     return settings

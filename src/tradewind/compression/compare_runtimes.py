@@ -21,7 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,7 +35,7 @@ from tradewind.compression.quantize import Tensor
 from tradewind.compression.variant import Manifest
 from tradewind.engine.contract import Engine
 from tradewind.engine.jax import JaxEngine
-from tradewind.engine.ort import OrtEngine, open_session
+from tradewind.engine.ort import OrtEngine
 from tradewind.errors import UserError
 from tradewind.evaluation.metrics import log_softmax
 from tradewind.model.gguf import load_gguf
@@ -125,8 +125,8 @@ def ort_float32(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
     tensors: dict[str, Tensor] = {**flat, **from_onnx(setup.folder, setup.manifest)}
     with TemporaryDirectory() as made:
         names = export_onnx(Path(made), setup.manifest.decoder, tensors, accuracy_level=0)
-        session = open_session(Path(made) / names[0], setup.threads)
-        return by_engine(OrtEngine(session, setup.manifest, 1, setup.max_len), texts)
+        manifest = replace(setup.manifest, files={"ort": names})
+        return by_engine(OrtEngine(Path(made), manifest, 1, setup.max_len, setup.threads), texts)
 
 
 def llama_cpp(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:

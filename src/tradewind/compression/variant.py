@@ -94,6 +94,16 @@ def load_variant(folder: str | Path, verify: bool = True) -> Manifest:
     return manifest
 
 
+def trained_on(folder: Path, manifest: Manifest) -> set[str]:
+    """Digests of the weights that an adapter of this variant may have been trained on: its own, and those that it
+    approximates. Empty, which is any, where the latter do not lie beside it.
+    """
+    if manifest.parent is None:
+        return {manifest.weights_digest}
+    path = folder.parent / manifest.parent / MANIFEST
+    return {manifest.weights_digest, read_json(path)["weights_digest"]} if path.is_file() else set()
+
+
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST, asdict(manifest))
 

@@ -15,11 +15,15 @@ The life of a request, as its engine sees it:
    length)` drops the newest tokens of a row (rejected drafts).
 5. `release(slot)` frees the row at once.
 
+A request may name an adapter that was loaded: every step of its row then runs with it, beside rows with others and with
+none.
+
 Invariants, each held by tests/engine/test_contract.py for every engine:
 - Greedy tokens of a request are the same alone, batched, late-joined, prefilled in chunks, from a fork, in a reused
   slot.
 - A prefix never changes: not by a later prefill over it, an insert, a step, or a release. Two continuations of one are
   possible.
+- So are those of a request with an adapter, whatever adapters the other rows have.
 - KV past `prefix.length`, or past a row's length, is never read.
 - A call that raises `EngineError` has changed nothing.
 """
@@ -27,10 +31,14 @@ Invariants, each held by tests/engine/test_contract.py for every engine:
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tradewind.errors import UserError
 
 Logits = NDArray[np.float32]
 
@@ -57,6 +65,17 @@ class BadFeed(EngineError):
 
 class UnknownAdapter(EngineError):
     """An adapter that this engine has not loaded."""
+
+
+class AdapterInUse(EngineError):
+    """An adapter that a row runs with."""
+
+
+class OpenAdapter(Protocol):
+    """What `Engine.open_adapter` gives. digest: of all of it that answers depend on."""
+
+    @property
+    def digest(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +108,14 @@ class Prefix:
         return replace(self, length=length, pending=(), logits=None, all_logits=None)
 
 
+NO_ADAPTERS: Mapping[str, OpenAdapter] = MappingProxyType({})
+
+
 class Engine(ABC):
     """What runs a variant.
 
     Engines with weights are built by a class method `load(folder, *, slots, max_len, threads) -> Engine` over a variant
-    folder.
+    folder, without adapters.
     """
 
     name: str
@@ -110,6 +132,8 @@ class Engine(ABC):
     exact_feeds: bool = False
     """Whether logits are the same to the last bit however many tokens a call feeds. Speculation needs it: a token checked
     among drafts is then the one that would have been made alone."""
+    adapters: Mapping[str, OpenAdapter] = NO_ADAPTERS
+    """Those that are loaded, by name. `weights_digest` is not about them."""
 
     @abstractmethod
     def prefill(
@@ -132,7 +156,7 @@ class Engine(ABC):
     @abstractmethod
     def insert(self, prefix: Prefix, slot: int) -> None:
         """Copy a prefix with nothing pending into a free slot. Raises BadSlot (unknown, occupied), BadFeed (pending
-        tokens).
+        tokens), UnknownAdapter (unloaded since).
         """
 
     @abstractmethod
@@ -167,6 +191,30 @@ class Engine(ABC):
         """Tokens the row takes in one step that feeds every occupied row; at most the room left in it; 0 for a free
         row.
         """
+
+    def open_adapter(self, folder: str | Path) -> Any:
+        """Read an adapter (see `tradewind.model.adapters`) for `add_adapter`. Changes nothing of the engine: the one method
+        that may be called in any thread, as it may take a while. Raises UserError for one that does not fit.
+        """
+        raise UserError(f"engine {self.name} runs no adapters")
+
+    def add_adapter(self, name: str, adapter: Any) -> None:
+        """Load what `open_adapter` gave. A name stands for one content as long as the engine lives.
+
+        Raises EngineError for a name that is loaded, or that stood for another content.
+        """
+        raise EngineError(f"engine {self.name} runs no adapters")
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """`open_adapter` and `add_adapter`."""
+        self.add_adapter(name, self.open_adapter(folder))
+
+    def drop_adapter(self, name: str) -> None:
+        """Unload. Prefixes that were made with it can be gone on with once it is loaded again.
+
+        Raises UnknownAdapter, and AdapterInUse where a row runs with it.
+        """
+        raise UnknownAdapter(f"adapter {name!r} is not loaded: engine {self.name} runs none")
 
     def warm_up(self, feed: int = 1, rows: int = 1) -> None:  # noqa: B027 - only engines that compile have work here
         """Do what the first request would otherwise pay for (compilation). Called once, before traffic.
@@ -204,11 +252,17 @@ class Engine(ABC):
             raise BadFeed(f"a budget of {budget} tokens runs nothing")
         if past is not None and adapter is not None and adapter != past.adapter:
             raise BadFeed(f"the prefix was started with adapter {past.adapter!r}, not {adapter!r}")
+        self.check_adapter(past.adapter if past is not None else adapter)
+
+    def check_adapter(self, name: str | None) -> None:
+        if name is not None and name not in self.adapters:
+            raise UnknownAdapter(f"adapter {name!r} is not loaded; loaded: {sorted(self.adapters)}")
 
     def check_insert(self, prefix: Prefix, slot: int) -> None:
         self.check_slot(slot, occupied=False)
         if prefix.pending:
             raise BadFeed(f"{len(prefix.pending)} tokens of the prefix are pending")
+        self.check_adapter(prefix.adapter)
 
     def check_feed(self, feed: Mapping[int, Sequence[int]]) -> None:
         if not feed:

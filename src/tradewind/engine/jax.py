@@ -3,7 +3,7 @@
 It reads a variant's `model.safetensors` or its GGUF (the same integers as every other engine's, dequantized once).
 Where a variant has scales for it, the cache is int8: quantized on write, dequantized on read, as in the `ort` engine.
 Shapes come in buckets, so that a handful of compiled functions serves every request. It knows no text, requests or
-sampling. Not covered: adapters, several devices, choosing threads (XLA takes the process's cores).
+sampling. Not covered: several devices, choosing threads (XLA takes the process's cores).
 
 How a row lives in memory:
 0. `warm_up` runs every compiled shape that the later calls can reach; `keep_compiled` keeps them for the next process.
@@ -12,6 +12,9 @@ How a row lives in memory:
 2. `insert` writes a prefix into the slots' cache, per layer [slots, max_len, KV heads, head dim], which is donated.
 3. `step` runs the fed rows, padded to a bucket of rows, of tokens and of context. Padding has a position outside the
    cache: it writes nothing.
+
+Adapters are stacked (`tradewind.model.row_adapters`), with room up to a multiple of `RANKS`: one that does not fit the room
+has every shape compiled anew, when it is first used, so that loading is hot within it only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +29,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from numpy.typing import NDArray
 
 from tradewind.compression.kv_cache import SCALES_FILE, Scales, load_scales
-from tradewind.compression.variant import Manifest, load_variant
-from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
+from tradewind.compression.variant import Manifest, load_variant, trained_on
+from tradewind.engine.adapters import AdapterSet
+from tradewind.engine.contract import Engine, Logits, Prefix
 from tradewind.errors import UserError
+from tradewind.model.adapters import Adapter, read_adapter
 from tradewind.model.decoder import Cache, Decoder, init_cache
 from tradewind.model.packed import PackedDecoder
+from tradewind.model.row_adapters import add_adapters, choose
 from tradewind.model.weights import Flat, read_safetensors, to_model
 
 CHUNKS = (32, 128, 256)
@@ -43,6 +50,9 @@ FEEDS = (1, 4, 16)
 """Tokens a row that one compiled step takes."""
 CONTEXTS = (256, 1024, 4096)
 """Positions that a call sees, short of `max_len`. Each costs a compilation per chunk and per batch."""
+
+RANKS = 32
+"""Of all adapters together, there is room for a multiple of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +68,7 @@ class JaxEngine(Engine):
     """Greedy tokens are the same alone, batched, late-joined, in chunks and from forks, within one library version."""
 
     name = "jax"
+    adapters: AdapterSet[Adapter]
 
     def __init__(
         self,
@@ -73,8 +84,8 @@ class JaxEngine(Engine):
         self._kv_scales = None if kv_scales is None else jnp.asarray(kv_scales)
         self.config, self.weights_digest = model.config, digest
         self.slots, self.max_len, self.vocab_size = slots, max_len, model.config.vocab_size
-        self._graph, state = nnx.split(PackedDecoder(model))
-        self._weights, self._tree = jax.tree.flatten(state)  # a flat list: unpacking a State costs time at every call
+        self._keep(PackedDecoder(model))
+        self.adapters, self._bases, self._dtype = AdapterSet[Adapter](slots), set[str](), dtype
         self._cache = init_cache(self.config, slots, max_len, dtype)
         self.kv_bytes = sum(part.nbytes for layer in self._cache for part in layer)
         self._lengths = [0] * slots
@@ -100,7 +111,9 @@ class JaxEngine(Engine):
             )
         dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
         model = to_model(manifest.decoder, _weights(folder, manifest), dtype, dtype)
-        return cls(model, manifest.weights_digest, slots, max_len, dtype, _kv_scales(folder, manifest))
+        made = cls(model, manifest.weights_digest, slots, max_len, dtype, _kv_scales(folder, manifest))
+        made._bases = trained_on(folder, manifest)
+        return made
 
     def prefill(
         self,
@@ -110,9 +123,9 @@ class JaxEngine(Engine):
         budget: int | None = None,
         keep_logits: bool = False,
     ) -> JaxPrefix:
-        if adapter is not None:
-            raise UnknownAdapter(f"adapter {adapter!r} is not loaded: engine jax runs none")
         self.check_prefill(tokens, past, adapter, budget)
+        adapter = past.adapter if past is not None else adapter
+        own = self._own([adapter])
         waiting = (*(past.pending if past is not None else ()), *tokens)
         now, later = waiting[:budget], waiting[budget:] if budget is not None else ()
         length = past.length if past is not None else 0
@@ -124,7 +137,7 @@ class JaxEngine(Engine):
             ids, positions = np.zeros((1, width), np.int32), np.full((1, width), capacity, np.int32)
             ids[0, : len(chunk)] = chunk
             positions[0, : len(chunk)] = length + start + np.arange(len(chunk))
-            hidden, cache = self._advance(self._weights, ids, positions, cache, context=capacity)
+            hidden, cache = self._advance(self._weights, ids, positions, cache, own, context=capacity)
             if keep_logits:
                 kept.append(np.asarray(self._lines(self._weights, hidden))[: len(chunk)])
             start += len(chunk)
@@ -134,13 +147,13 @@ class JaxEngine(Engine):
             last = (
                 lines[-1] if lines is not None else np.asarray(self._last_line(self._weights, hidden, len(chunk) - 1))
             )
-        return JaxPrefix(length + len(now), later, last, lines, cache=cache)
+        return JaxPrefix(length + len(now), later, last, lines, adapter, cache=cache)
 
     def insert(self, prefix: Prefix, slot: int) -> None:
         self.check_insert(prefix, slot)
         assert isinstance(prefix, JaxPrefix)
         self._cache = _insert(self._cache, prefix.cache, slot)
-        self._lengths[slot] = prefix.length
+        self._lengths[slot], self.adapters.rows[slot] = prefix.length, prefix.adapter
 
     def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
         self.check_feed(feed)
@@ -150,13 +163,20 @@ class JaxEngine(Engine):
         places = dict(zip(feed, feed if whole else range(len(feed)), strict=True))
         ids, positions = np.zeros((batch, width), np.int32), np.full((batch, width), self.max_len, np.int32)
         rows = np.zeros(batch, np.int32)
+        adapters: list[str | None] = [None] * batch
         for slot, tokens in feed.items():
             row, length = places[slot], self._lengths[slot]
-            rows[row], ids[row, : len(tokens)] = slot, tokens
+            rows[row], ids[row, : len(tokens)], adapters[row] = slot, tokens, self.adapters.rows[slot]
             positions[row, : len(tokens)] = length + np.arange(len(tokens))
         context = _bucket(max(self._lengths[slot] + len(tokens) for slot, tokens in feed.items()), self._contexts)
         made, self._cache = self._decode(
-            self._weights, ids, positions, self._cache, context=context, rows=None if whole else rows
+            self._weights,
+            ids,
+            positions,
+            self._cache,
+            self._own(adapters),
+            context=context,
+            rows=None if whole else rows,
         )
         lines = np.asarray(made)
         for slot, tokens in feed.items():
@@ -166,7 +186,8 @@ class JaxEngine(Engine):
     def fork(self, slot: int) -> JaxPrefix:
         self.check_slot(slot, occupied=True)
         length = self._lengths[slot]
-        return JaxPrefix(length, cache=_fork(self._cache, slot, capacity=_bucket(length, self._contexts)))
+        cache = _fork(self._cache, slot, capacity=_bucket(length, self._contexts))
+        return JaxPrefix(length, adapter=self.adapters.rows[slot], cache=cache)
 
     def rewind(self, slot: int, length: int) -> None:
         self.check_rewind(slot, length)
@@ -174,7 +195,7 @@ class JaxEngine(Engine):
 
     def release(self, slot: int) -> None:
         self.check_slot(slot, occupied=True)
-        self._lengths[slot] = 0
+        self._lengths[slot], self.adapters.rows[slot] = 0, None
 
     def length(self, slot: int) -> int:
         if not 0 <= slot < self.slots:
@@ -211,7 +232,7 @@ class JaxEngine(Engine):
         for width in CHUNKS:
             if width <= max(context, CHUNKS[0]):
                 ids, positions = np.zeros((1, width), np.int32), np.full((1, width), context, np.int32)
-                hidden, cache = self._advance(self._weights, ids, positions, cache, context=context)
+                hidden, cache = self._advance(self._weights, ids, positions, cache, self._own([None]), context=context)
                 self._last_line(self._weights, hidden, 0)
                 self._lines(self._weights, hidden)
         return JaxPrefix(context, cache=cache)
@@ -227,8 +248,36 @@ class JaxEngine(Engine):
         self._cache = []
         del self._weights
 
-    def _model(self, weights: list[jax.Array]) -> Decoder:
+    def open_adapter(self, folder: str | Path) -> Adapter:
+        return read_adapter(folder, self.config, self._bases)
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        self.adapters.add(name, adapter)
+        self._restack()
+
+    def drop_adapter(self, name: str) -> None:
+        self.adapters.drop(name)
+        self._restack()
+
+    def _restack(self) -> None:
+        model = nnx.merge(self._graph, jax.tree.unflatten(self._tree, self._weights))
+        add_adapters(model, list(self.adapters.values()), -self.adapters.ranks % RANKS, self._dtype)
+        self._keep(model)
+
+    def _keep(self, model: PackedDecoder) -> None:
+        self._graph, state = nnx.split(model)
+        self._weights, self._tree = jax.tree.flatten(state)  # a flat list: unpacking a State costs time at every call
+
+    def _own(self, adapters: Sequence[str | None]) -> NDArray[np.bool_] | None:
+        """[rows, ranks]: which of the stacked ranks are each row's; None where no adapter was ever loaded."""
+        if not self.adapters.known:
+            return None
+        return self.adapters.own(adapters, (0, -(-self.adapters.ranks // RANKS) * RANKS))
+
+    def _model(self, weights: list[jax.Array], own: jax.Array | None = None) -> Decoder:
         model: Decoder = nnx.merge(self._graph, jax.tree.unflatten(self._tree, weights))
+        if own is not None:
+            choose(model, own)
         return model
 
     def _run(
@@ -237,9 +286,10 @@ class JaxEngine(Engine):
         ids: jax.Array,
         positions: jax.Array,
         cache: Cache,
+        own: jax.Array | None,
         context: int,
     ) -> tuple[jax.Array, Cache]:
-        return self._model(weights).advance(ids, positions, cache, context, kv_scales=self._kv_scales)
+        return self._model(weights, own).advance(ids, positions, cache, context, kv_scales=self._kv_scales)
 
     def _run_to_logits(
         self,
@@ -247,11 +297,12 @@ class JaxEngine(Engine):
         ids: jax.Array,
         positions: jax.Array,
         cache: Cache,
+        own: jax.Array | None,
         context: int,
         rows: jax.Array | None,
     ) -> tuple[jax.Array, Cache]:
         """Layers and head in one call: a step then waits for the device once."""
-        return self._model(weights).decode(ids, positions, cache, context, rows, self._kv_scales)
+        return self._model(weights, own).decode(ids, positions, cache, context, rows, self._kv_scales)
 
     def _line(self, weights: list[jax.Array], hidden: jax.Array, place: int) -> jax.Array:
         """[vocab] of the token at `place` of hidden [1, T, D]. One row: its product is the fastest on a CPU."""

@@ -9,12 +9,16 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tradewind.engine.contract import Engine, Logits, Prefix, UnknownAdapter
+from tradewind.engine.adapters import AdapterSet
+from tradewind.engine.contract import Engine, Logits, Prefix
+from tradewind.errors import UserError
+from tradewind.model.adapters import WEIGHTS_FILE
 
 BYTES = 256
 IM_START, IM_END = 256, 257
@@ -27,8 +31,22 @@ FALL = 0.5
 Tokens = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class MockAdapter:
+    """offset: what it adds to the sum; never a multiple of 32, so that it always answers otherwise than the base."""
+
+    digest: str
+    offset: int
+    rank: int = 1
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return cls(digest, 1 + int(digest, 16) % (len(ALPHABET) - 1))
+
+
 def best_next(tokens: Sequence[int] | Tokens, offset: int = 0) -> int:
-    """The token that follows `tokens`; `offset` is 0 but for an adapter."""
+    """The token that follows `tokens`; `offset` is 0 but for an adapter (`MockAdapter`)."""
     held = np.fromiter(tokens, np.int64, len(tokens))
     total = int(np.arange(1, len(held) + 1) @ held)
     return ALPHABET[(total + offset) % MODULUS % len(ALPHABET)]
@@ -47,10 +65,11 @@ class MockEngine(Engine):
     """Rows [slots, max_len] of token ids play the KV cache.
 
     step_delay: seconds a step takes, however many rows it feeds. prefill_delay: seconds a prompt token takes.
-    feed: tokens a row takes in one step. adapters: names whose answers differ from the base's.
+    feed: tokens a row takes in one step. adapters: names whose answers differ from the base's, loaded from the start.
     """
 
     name = "mock"
+    adapters: AdapterSet[MockAdapter]
     exact_feeds = True
 
     def __init__(
@@ -65,12 +84,13 @@ class MockEngine(Engine):
     ) -> None:
         self.slots, self.max_len, self.vocab_size = slots, max_len, vocab_size
         self.step_delay, self.prefill_delay, self.feed = step_delay, prefill_delay, feed
-        self.offsets: dict[str | None, int] = {None: 0} | {name: 1 + place for place, name in enumerate(adapters)}
+        self.adapters = AdapterSet[MockAdapter](slots)
+        for place, name in enumerate(adapters):
+            self.adapters.add(name, MockAdapter(f"mock {place}", 1 + place))
         self.weights_digest = hashlib.sha256(f"mock {vocab_size} {sorted(adapters)}".encode()).hexdigest()
         self._kv: Tokens = np.zeros((slots, max_len), np.int64)
         self.kv_bytes = self._kv.nbytes
         self._lengths = [0] * slots
-        self._adapters: list[str | None] = [None] * slots
 
     @classmethod
     def load(cls, folder: object, *, slots: int, max_len: int, threads: int) -> Self:
@@ -87,8 +107,6 @@ class MockEngine(Engine):
     ) -> MockPrefix:
         self.check_prefill(tokens, past, adapter, budget)
         adapter = past.adapter if past is not None else adapter
-        if adapter not in self.offsets:
-            raise UnknownAdapter(f"adapter {adapter!r} is not loaded; loaded: {sorted(filter(None, self.offsets))}")
         held = past.kv[: past.length] if isinstance(past, MockPrefix) else np.zeros(0, np.int64)
         waiting = (*(past.pending if past is not None else ()), *tokens)
         now, later = waiting[:budget], waiting[budget:] if budget is not None else ()
@@ -107,7 +125,7 @@ class MockEngine(Engine):
         self.check_insert(prefix, slot)
         assert isinstance(prefix, MockPrefix)
         self._kv[slot, : prefix.length] = prefix.kv[: prefix.length]
-        self._lengths[slot], self._adapters[slot] = prefix.length, prefix.adapter
+        self._lengths[slot], self.adapters.rows[slot] = prefix.length, prefix.adapter
 
     def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
         self.check_feed(feed)
@@ -118,13 +136,13 @@ class MockEngine(Engine):
             end = start + len(tokens)
             self._kv[slot, start:end] = tokens
             self._lengths[slot] = end
-            out[slot] = self._lines(self._kv[slot, :end], len(tokens), self._adapters[slot])
+            out[slot] = self._lines(self._kv[slot, :end], len(tokens), self.adapters.rows[slot])
         return out
 
     def fork(self, slot: int) -> MockPrefix:
         self.check_slot(slot, occupied=True)
         length = self._lengths[slot]
-        return MockPrefix(length=length, adapter=self._adapters[slot], kv=self._kv[slot, :length].copy())
+        return MockPrefix(length=length, adapter=self.adapters.rows[slot], kv=self._kv[slot, :length].copy())
 
     def rewind(self, slot: int, length: int) -> None:
         self.check_rewind(slot, length)
@@ -132,7 +150,7 @@ class MockEngine(Engine):
 
     def release(self, slot: int) -> None:
         self.check_slot(slot, occupied=True)
-        self._lengths[slot] = 0
+        self._lengths[slot], self.adapters.rows[slot] = 0, None
 
     def length(self, slot: int) -> int:
         if not 0 <= slot < self.slots:
@@ -143,12 +161,26 @@ class MockEngine(Engine):
         length = self.length(slot)
         return min(self.feed, self.max_len - length) if length else 0
 
+    def open_adapter(self, folder: str | Path) -> MockAdapter:
+        """Of the bytes of its weights: any file will do."""
+        path = Path(folder) / WEIGHTS_FILE
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        return MockAdapter.of(path.read_bytes())
+
+    def add_adapter(self, name: str, adapter: MockAdapter) -> None:
+        self.adapters.add(name, adapter)
+
+    def drop_adapter(self, name: str) -> None:
+        self.adapters.drop(name)
+
     def _lines(self, kv: Tokens, count: int, adapter: str | None) -> Logits:
         """Logits [count, vocab] after each of the last `count` tokens."""
         return np.stack([self._logits(kv[: len(kv) - count + 1 + line], adapter) for line in range(count)])
 
     def _logits(self, kv: Tokens, adapter: str | None) -> Logits:
-        best = best_next(kv, self.offsets[adapter]) % self.vocab_size
+        offset = 0 if adapter is None else self.adapters[adapter].offset
+        best = best_next(kv, offset) % self.vocab_size
         return (-FALL * ((np.arange(self.vocab_size) - best) % self.vocab_size)).astype(np.float32)
 
     @staticmethod

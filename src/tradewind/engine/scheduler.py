@@ -22,14 +22,17 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tradewind.engine.admission import Ahead, Load, check
 from tradewind.engine.answer import Answer
 from tradewind.engine.contract import Engine, Logits, Prefix
+from tradewind.engine.errands import Errands
 from tradewind.engine.lookup import Lookup
 from tradewind.engine.prefix_cache import PrefixCache, salt, worth_a_copy
 from tradewind.engine.prefix_disk import open_disk
@@ -55,6 +58,7 @@ from tradewind.engine.timings import Observer
 __all__ = ["Scheduler", "SchedulerSettings", "Snapshot", "Ticket"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 IDLE_CHUNKS = 2
 SCORED_CHUNK = 32
@@ -82,6 +86,7 @@ class Scheduler:
         self.settings = settings or SchedulerSettings()
         self._live: dict[Ticket, None] = {}  # accepted and not ended, as they came
         self._queue = FairQueue()
+        self._errands = Errands()
         self._starting: Ticket | None = None  # a slot is free for it
         self._slots = Slots(engine)
         self._cache = PrefixCache(self.settings.prefix_cache_bytes)
@@ -138,6 +143,20 @@ class Scheduler:
                 **self._cache.counts,
             )
 
+    def between_turns(self, work: Callable[[], T]) -> "Future[T]":
+        """Have something done in the engine's thread, between two of its turns. Raises Closed."""
+        with self._changed:
+            if self._closing or not self._thread.is_alive():
+                raise Closed("the server is shutting down")
+            future = self._errands.add(work)
+            self._changed.notify()
+        return future
+
+    def runs(self, adapter: str) -> bool:
+        """Whether a request with this adapter waits or runs."""
+        with self._changed:
+            return any(ticket.request.adapter == adapter for ticket in self._live)
+
     @property
     def idle(self) -> bool:
         with self._changed:
@@ -192,7 +211,7 @@ class Scheduler:
                 Path(self.settings.prefix_cache_dir), self.settings.prefix_cache_disk_bytes, self.engine
             )
         while self._wait_for_work():
-            for part in (self._sweep, self._start_waiting, self._decode):
+            for part in (self._errands.run, self._sweep, self._start_waiting, self._decode):
                 try:
                     part()
                 except Exception:
@@ -202,7 +221,7 @@ class Scheduler:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not (self._closing or self._live):
+            while not (self._closing or self._live or self._errands):
                 self._changed.wait(RETRY if self._slots.stuck else None)
                 if self._slots.stuck:
                     break
@@ -423,6 +442,8 @@ class Scheduler:
                 self._fail(ticket, RuntimeError("the engine gives no slot back"))
 
     def _end_all(self) -> None:
+        with self._changed:
+            self._errands.close()
         for ticket in list(self._live):
             self._end(ticket, Cancelled())
         try:

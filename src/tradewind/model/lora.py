@@ -1,7 +1,8 @@
 """Low-rank adapters: W x + (alpha / rank) B A x with only A and B trained (arXiv:2106.09685), and their merge into W.
 
 Layers are counted from the top: the backward pass ends below the lowest layer that has an adapter, so fewer layers are
-cheaper by more than their adapters. This file does not know training, and adapters of several users in one batch.
+cheaper by more than their adapters. This file does not know training, files (`tradewind.model.adapters`), and adapters of
+several users in one batch (`tradewind.model.row_adapters`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tradewind.errors import UserError
-from tradewind.model.decoder import Decoder
+from tradewind.model.adapters import Adapter
+from tradewind.model.decoder import MLP, Attention, Decoder
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -93,9 +95,27 @@ def adapt(model: Decoder, config: LoRAConfig, rngs: nnx.Rngs) -> None:
 
 def merge(model: Decoder) -> None:
     """Fold every adapter of `model` into its layer, in place; the model is then a plain decoder."""
-    for layer in model.layers:
-        for owner in (layer.attention, layer.mlp):
-            for name in MODULES:
-                module = getattr(owner, name, None)
-                if isinstance(module, AdaptedLinear):
-                    setattr(owner, name, module.merged())
+    for (layer, name), module in adapted_layers(model).items():
+        setattr(owner_of(model, layer, name), name, module.merged())
+
+
+def adapted_layers(model: Decoder) -> dict[tuple[int, str], AdaptedLinear]:
+    """(layer, module) -> its adapter, of those that have one."""
+    places = [(layer, name) for layer in range(len(model.layers)) for name in MODULES]
+    modules = {(layer, name): getattr(owner_of(model, layer, name), name) for layer, name in places}
+    return {place: module for place, module in modules.items() if isinstance(module, AdaptedLinear)}
+
+
+def set_adapter(model: Decoder, adapter: Adapter) -> None:
+    """Put an adapter that was read into `model`, in place: to merge it, or to train it further."""
+    for (layer, name), (a, b) in adapter.pairs.items():
+        owner = owner_of(model, layer, name)
+        module = AdaptedLinear(getattr(owner, name), adapter.rank, adapter.rank, nnx.Rngs(0))
+        module.a[...], module.b[...] = jnp.asarray(a), jnp.asarray(b)
+        setattr(owner, name, module)
+
+
+def owner_of(model: Decoder, layer: int, name: str) -> Attention | MLP:
+    """What has the module `name` of a layer."""
+    block = model.layers[layer]
+    return block.attention if hasattr(block.attention, name) else block.mlp

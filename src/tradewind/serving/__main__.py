@@ -24,6 +24,7 @@ from tradewind.caching.node import redis_node
 from tradewind.config import PROFILES, build, read_params, run
 from tradewind.engine import ENGINES, Engine
 from tradewind.errors import UserError
+from tradewind.serving.adapters import load_adapters
 from tradewind.serving.app import create_app
 from tradewind.serving.catalog import Served
 from tradewind.serving.keys import KEYS_VARIABLE, Keyring, keyring
@@ -58,6 +59,7 @@ def run_server(settings: ServeSettings, profile: str) -> None:
     loaded = load(settings, profile)
     beside = list(load_beside(loaded[0], settings, profile))
     model, engine, _ = loaded
+    adapters = load_adapters(engine, settings.adapter)
     embeddings = load_embeddings(settings)
     metrics, traces = Metrics(model, engine.max_len), telemetry(model)
     for _, one, tokenizer in (loaded, *beside):  # all before the first loop measures its speed
@@ -84,6 +86,7 @@ def run_server(settings: ServeSettings, profile: str) -> None:
         storage,
         identity=first.identity,
         embeddings=embeddings,
+        adapters=adapters,
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -101,7 +104,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="The `serve` section of params.yaml, where there is one, comes before these defaults.",
     )
     for field in fields(ServeSettings):
-        several: dict[str, Any] = {"nargs": "+", "type": str} if isinstance(field.default, tuple) else {}
+        several: dict[str, Any] = (
+            {"nargs": "+", "type": str, "action": "extend"} if isinstance(field.default, tuple) else {}
+        )
         kind = {"type": type(field.default), **several}
         default = " ".join(field.default) if isinstance(field.default, tuple) else str(field.default)
         text = f"{field.metadata['help']} (default: {default or 'none'})"
@@ -117,8 +122,7 @@ def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
     settings = build(ServeSettings, params.get("serve", {}), "serve")
     settings = replace(settings, variants=str(folder / settings.variants), encoder=str(folder / settings.encoder))
     options = {name: value for name, value in vars(given).items() if value is not None and name != "profile"}
-    if given.fanout is not None:
-        options["fanout"] = tuple(given.fanout)
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     settings = replace(settings, **options)
     if settings.engine not in ENGINES:
         raise UserError(f"unknown engine {settings.engine!r} (choices: {', '.join(ENGINES)})")

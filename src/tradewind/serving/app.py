@@ -22,6 +22,7 @@ from tradewind.caching.popular import CallLog, popular
 from tradewind.engine.backend import Backend
 from tradewind.engine.text import Tokenizer
 from tradewind.serving import errors, reference, static
+from tradewind.serving.adapters import Adapters, adapter_of, add_routes, named_folders
 from tradewind.serving.body import parse, read_bytes
 from tradewind.serving.caches import open_cache
 from tradewind.serving.catalog import Alias, Catalog, Served
@@ -54,12 +55,14 @@ def create_app(
     aliases: Mapping[str, Alias] | None = None,
     identity: str = "",
     embeddings: Embeddings | None = None,
+    adapters: Mapping[str, str] | None = None,
 ) -> FastAPI:
     """The app that serves one model, and those `beside` it. All schedulers are closed when the app shuts down.
 
     metrics: whose `finished_by` the schedulers tell of their requests; without it their distributions stay empty.
     identity: see `Served`. storage: of the limits; what the settings name where it is left out. `app.state.readiness` is
     what /ready asks. embeddings: what answers /v1/embeddings; without it that is a 404.
+    adapters: name -> digest of those of the settings, which the main model's engine has loaded.
     Raises UserError where the store of limits cannot be used.
     """
     settings = settings or ServeSettings()
@@ -69,7 +72,9 @@ def create_app(
     semantic = open_semantic(settings, embeddings.encoder if embeddings else None, metrics)
     if embeddings is not None:
         metrics.registry.register(EmbeddingMetrics(embeddings.cache))
-    catalog = Catalog(served, settings, aliases, cache, semantic)
+    folders = named_folders(settings.adapter)
+    over = [adapter_of(served[0], name, folders[name], digest) for name, digest in (adapters or {}).items()]
+    catalog = Catalog((*served, *over), settings, aliases, cache, semantic)
     calls = popular(Path(settings.warm_from), settings.warm_calls) if cache and settings.warm_from else ()
     call_log = CallLog(Path(settings.cache_log)) if settings.cache_log else None
     for one in served:
@@ -103,6 +108,8 @@ def create_app(
     app.state.readiness = Readiness(*(one.scheduler for one in served))
     _add_probes(app, app.state.readiness, metrics)
     _add_models(app, catalog, settings, embeddings, call_log)
+    if settings.adapters_dir:
+        add_routes(app, Adapters(catalog, served[0], Path(settings.adapters_dir)), settings.max_body_bytes)
     _add_pages(app, catalog, settings, keyed=bool(keys))
     return app
 

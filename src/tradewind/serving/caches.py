@@ -83,18 +83,19 @@ class CallCaches:
     read."""
 
     def __init__(self, cache: ResponseCache | None, http: HttpRequest, semantic: SemanticCache | None = None) -> None:
-        self._cache, self._semantic, self._calls = cache, semantic, dict[int, CachedCall]()
+        self._cache, self._semantic, self._calls = cache, semantic, dict[tuple[int, str], CachedCall]()
         self._tenant = Meter.of(http.scope).principal.tenant
         self._near: Neighbour | None = None
         self._directives = directives_of(http)
 
     def over(self, backend: Backend, identity: str, streams: bool) -> Backend:
-        """The same for the same backend."""
+        """The same for the same backend and identity."""
         if self._cache is None:
             return backend
-        if id(backend) not in self._calls:
-            self._calls[id(backend)] = CachedCall(self._cache, backend, identity, self._directives, streams)
-        return self._calls[id(backend)]
+        key = id(backend), identity
+        if key not in self._calls:
+            self._calls[key] = CachedCall(self._cache, backend, identity, self._directives, streams)
+        return self._calls[key]
 
     async def meaning(
         self, backend: Backend, wire: ChatRequest | CompletionRequest, request: Request, identity: str

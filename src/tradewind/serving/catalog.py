@@ -23,24 +23,29 @@ from tradewind.serving.fanout import Fanout
 from tradewind.serving.meter import Meter
 from tradewind.serving.replies import Call
 from tradewind.serving.settings import ServeSettings
-from tradewind.serving.shapes import AliasModel, Model
+from tradewind.serving.shapes import AdapterModel, AliasModel, Model
 
 
 @dataclass(frozen=True)
 class Served:
     """A variant under the name that clients ask for it by. identity: of all that its answers depend on, where answers are
-    kept; engine and weights where it is left out.
+    kept; engine and weights where it is left out. adapter: by which the engine knows it, of the model `parent`, from the
+    folder `root`.
     """
 
     name: str
     scheduler: Backend
     tokenizer: Tokenizer
     identity: str = ""
+    adapter: str | None = None
+    root: str = ""
+    parent: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """Of engine and weights: answers of two fingerprints need not be the same."""
-        return f"{self.scheduler.engine.name}-{self.scheduler.engine.weights_digest[:12]}"
+        """Of engine, weights and adapter: answers of two fingerprints need not be the same."""
+        base = f"{self.scheduler.engine.name}-{self.scheduler.engine.weights_digest[:12]}"
+        return base if self.adapter is None else f"{base}-{self.adapter[:12]}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Alias:
 
 
 class Catalog:
-    """Names must differ. Raises UserError for an alias that promises more than its variants can keep."""
+    """Adapters come and go, the others stay. Raises UserError for two of one name, and for an alias that promises more than
+    its variants can keep."""
 
     def __init__(
         self,
@@ -67,12 +73,24 @@ class Catalog:
         for name, alias in self.aliases.items():
             self._check(name, alias)
         self._created = int(time.time())
-        self._completions = {
-            one.name: Completions(one.scheduler, one.tokenizer, settings, one.identity or one.fingerprint)
-            for one in served
-        }
+        self._settings = settings
+        self._completions: dict[str, Completions] = {}
+        for one in served:
+            if one.name in self._completions:
+                raise UserError(f"two models are to be served as {one.name!r}")
+            self.add(one)
         self._cache, self._semantic = cache, semantic
         self._fanout = Fanout(self._completions)
+
+    def add(self, one: Served) -> None:
+        """Serve one more, whose name is not taken."""
+        identity = one.identity or one.fingerprint
+        self.served[one.name] = one
+        self._completions[one.name] = Completions(one.scheduler, one.tokenizer, self._settings, identity, one.adapter)
+
+    def remove(self, name: str) -> None:
+        """For calls to come; those that are being answered go on."""
+        del self.served[name], self._completions[name]
 
     def _check(self, name: str, alias: Alias) -> None:
         if name in self.served or not alias.models:
@@ -98,7 +116,7 @@ class Catalog:
     def names(self) -> list[str]:
         return [*self.served, *self.aliases]
 
-    def model(self, name: str) -> Model | AliasModel:
+    def model(self, name: str) -> Model | AliasModel | AdapterModel:
         """Raises ApiError for one that is not served."""
         if name in self.aliases:
             alias = self.aliases[name]
@@ -115,8 +133,10 @@ class Catalog:
         if name not in self.served:
             names = ", ".join(map(repr, self.names))
             raise ApiError("model_not_found", f"The model {name!r} does not exist; served: {names}.", "model")
-        longest = self.served[name].scheduler.engine.max_len
-        return Model(id=name, object="model", created=self._created, owned_by="tradewind", max_model_len=longest)
+        one = self.served[name]
+        longest = one.scheduler.engine.max_len
+        plain = Model(id=name, object="model", created=self._created, owned_by="tradewind", max_model_len=longest)
+        return plain if one.adapter is None else AdapterModel(**plain, root=one.root, parent=one.parent)
 
     async def answer(self, wire: Wire, prefix: str, request: Request) -> Response:
         """Raises ApiError. prefix: of the reply's id."""
@@ -124,8 +144,11 @@ class Catalog:
         Meter.of(request.scope).model = model
         identity, now = f"{prefix}-{uuid.uuid4().hex}", int(time.time())
 
+        names = {model} if wire.aggregate is None else {*wire.aggregate.models} & self.served.keys()
+        fingerprints = {name: self.served[name].fingerprint for name in names}  # an adapter may go meanwhile
+
         def call(name: str) -> Call:
-            return Call(identity, now, name, self.served[name].fingerprint)
+            return Call(identity, now, name, fingerprints[name])
 
         caches = CallCaches(self._cache, request, self._semantic)
         if wire.aggregate is not None:

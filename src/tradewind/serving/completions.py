@@ -68,10 +68,18 @@ LONG_TEXT = 4096
 
 
 class Completions:
-    """Both endpoints over one scheduler. identity: see `caching.key`."""
+    """Both endpoints over one scheduler. identity: see `caching.key`. adapter: that its requests run with."""
 
-    def __init__(self, scheduler: Backend, tokenizer: Tokenizer, settings: ServeSettings, identity: str = "") -> None:
+    def __init__(
+        self,
+        scheduler: Backend,
+        tokenizer: Tokenizer,
+        settings: ServeSettings,
+        identity: str = "",
+        adapter: str | None = None,
+    ) -> None:
         self.scheduler, self.tokenizer, self.settings, self.identity = scheduler, tokenizer, settings, identity
+        self.adapter = adapter
         self.grammars = Grammars(tokenizer)
         self._known_chat = lru_cache(KNOWN)(self._chat)
         self._compiling = CapacityLimiter(1)  # others wait in the event loop, and hold no thread
@@ -162,6 +170,7 @@ class Completions:
             wire.candidates,
             wire.stop,
             ignore_eos=bool(wire.ignore_eos),
+            adapter=self.adapter,
             grammar=grammar,
             priority=priority(wire, meter.principal),
             deadline=meter.started + self.settings.request_timeout_s,

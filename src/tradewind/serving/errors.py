@@ -22,6 +22,7 @@ STATUS = {
     "model_not_found": (404, INVALID),
     "unknown_url": (404, INVALID),
     "method_not_allowed": (405, INVALID),
+    "adapter_in_use": (409, INVALID),
     "body_timeout": (408, INVALID),
     "request_too_large": (413, INVALID),
     "slow_down": (429, OVERLOADED),

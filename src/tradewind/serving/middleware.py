@@ -29,6 +29,8 @@ SCOPE_OF = (
     ("/docs", None),
     ("/metrics", "metrics"),
     ("/v1/models", "models"),
+    ("/v1/load_lora_adapter", "admin"),
+    ("/v1/unload_lora_adapter", "admin"),
     ("/v1/", "generate"),
     ("/admin/", "admin"),
     ("/", ""),

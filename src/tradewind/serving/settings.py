@@ -25,6 +25,10 @@ class ServeSettings:
     fanout: tuple[str, ...] = option(
         (), "more variants beside it, each with as many slots and threads: asked by name, or together by `aggregate`"
     )
+    adapter: tuple[str, ...] = option(
+        (), "NAME=FOLDER: LoRA adapters over it, each a model of its own in the same engine; may be given again"
+    )
+    adapters_dir: str = option("", "a folder whose adapters calls may load and unload; none: no such routes")
     engine: str = option("ort", "ort, jax or mock")
     encoder: str = option("artifacts/encoder", "the folder of the sentence encoder; none there: no embeddings")
     variants: str = option("artifacts/variants", "the folder of the variants")

@@ -174,6 +174,13 @@ class Model(TypedDict):
     max_model_len: int
 
 
+class AdapterModel(Model):
+    """A LoRA adapter, as vLLM lists it. root: its folder. parent: the model that it is over."""
+
+    root: str
+    parent: str
+
+
 class AliasModel(Model):
     """models: the variants behind the name. exact: whether they all give the same answers."""
 

@@ -1,10 +1,11 @@
 """Fine-tuning of a checkpoint on conversations: LoRA or all parameters, loss on answers, and the loss on held-out ones.
 
-It returns the tuned weights and the log; it does not know where they are written.
+It returns the tuned weights and the log, and writes an adapter where one is asked for.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +14,10 @@ import numpy as np
 from flax import nnx
 
 from tradewind.errors import UserError
+from tradewind.model.adapters import save_adapter
 from tradewind.model.decoder import Decoder, DecoderConfig
 from tradewind.model.lora import LoRAConfig, adapt, merge
-from tradewind.model.weights import Flat, to_flat, to_model
+from tradewind.model.weights import Flat, to_flat, to_model, weights_digest
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.data import Batch, ChatTokenizer, Packed, draw, pack
 from tradewind.training.loop import OptimizerConfig, PackedExamples, TrainConfig, TrainResult, run_model, train
@@ -78,8 +80,12 @@ def finetune(
     choice: FinetuneConfig,
     seed: int,
     checkpoints: Checkpoints | None = None,
+    adapter: Path | None = None,
 ) -> Finetuned:
-    """Tune a checkpoint. `facts`: rows, samples, tokens, dropped samples, mean loss per held-out answer token."""
+    """Tune a checkpoint. `facts`: rows, samples, tokens, dropped samples, mean loss per held-out answer token.
+
+    adapter: a folder for LoRA's own weights, which can then be served beside others (`tradewind.model.adapters`).
+    """
     budget = round(choice.tokens / choice.epochs)
     packed = pack(draw(conversations, tokenizer, budget, choice.length, seed), choice.length)
     model = to_model(config, flat, dtype=DTYPES[choice.dtype])
@@ -96,6 +102,8 @@ def finetune(
         title="finetune",
     )
     if choice.method == "lora":
+        if adapter is not None:
+            save_adapter(model, adapter, weights_digest(flat))
         merge(model)
     return Finetuned(to_flat(model), result, _facts(packed) | _held_out(model, tokenizer, held_out, choice, seed))
 
