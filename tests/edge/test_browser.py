@@ -108,7 +108,7 @@ def offline(page: Page) -> None:
 def test_the_page_answers_with_the_network_cut_as_the_engine_does(variants, needs, tmp_path):
     expected = greedy(variants)
     with browser(tmp_path) as open_page, server(variants) as (address, process):
-        page = open_page(address)
+        page = open_page(f"{address}?threads=2")
         page.wait(f"['ready', 'failed'].includes({STATE})")
         assert page.evaluate("crossOriginIsolated") and VARIANT in page.evaluate(f"{part('status')}.textContent")
         page.wait(f"!{part('saved')}.hidden")

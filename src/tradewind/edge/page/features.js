@@ -13,11 +13,12 @@ export function missing() {
   return null;
 }
 
-/** Threads to run on: as asked, at most the cores; 1 where the page may not share memory between threads. */
+/** Threads to run on: as asked, at most the cores; else all cores but one, as threads wait by spinning and a busy core then
+    costs more than it brings. 1 where the page may not share memory between threads. */
 export function threads(asked) {
   if (!globalThis.crossOriginIsolated || typeof SharedArrayBuffer !== "function") return 1;
   const cores = navigator.hardwareConcurrency || 1;
-  return Math.max(1, Math.min(asked || MOST_THREADS, cores));
+  return Math.max(1, asked ? Math.min(asked, cores) : Math.min(cores - 1, MOST_THREADS));
 }
 
 /** The backend in words. */
