@@ -12,7 +12,7 @@ CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve cluster load study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster edge load study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on POR
 
 cluster: $(CLUSTER)  ## serve MODEL by REPLICAS=2 on Ray Serve, as serve.yaml says, on PORT=8000
 	@python -m tradewind.cluster up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter file,$(origin MODEL)),,--model $(MODEL)) $(if $(filter file,$(origin ENGINE)),,--engine $(ENGINE)) $(if $(filter file,$(origin PORT)),,--port $(PORT)) --profile $(PROFILE)
+
+edge: $(STAMP)  ## serve the page that runs MODEL=student-int4 in the browser, on PORT=8088 (needs npm once)
+	@python -m tradewind.edge serve $(if $(filter file,$(origin MODEL)),,--variant $(MODEL)) $(if $(filter file,$(origin PORT)),,--port $(PORT))
 
 load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a server of its own
 	@python -m tradewind.load $(SCENARIO) $(if $(URL),--url $(URL)) --model $(MODEL) --engine $(ENGINE) --profile $(PROFILE)

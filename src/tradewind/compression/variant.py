@@ -12,7 +12,7 @@ from typing import Any
 
 from tradewind.errors import UserError
 from tradewind.files import read_json, sha256_file, write_json
-from tradewind.model.decoder import DecoderConfig
+from tradewind.model.config import DecoderConfig
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -74,7 +74,7 @@ class Tokenizer:
         """From `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` (or the configuration)."""
         folder = Path(folder)
         config = read_json(folder / "tokenizer_config.json")
-        backend = _backend(json.dumps(read_json(folder / "tokenizer.json")), folder / "tokenizer.json")
+        backend = _backend(folder / "tokenizer.json")
         template = folder / "chat_template.jinja"
         source = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template")
         if not isinstance(source, str):
@@ -316,9 +316,9 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _backend(source: str, path: Path) -> Backend:
+def _backend(path: Path) -> Backend:
     try:
-        return Backend.from_str(source)
+        return Backend.from_file(str(path))
     except Exception as error:  # the library raises nothing more specific
         raise UserError(f"{path}: not a tokenizer ({error})") from None
 

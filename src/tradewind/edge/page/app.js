@@ -1,0 +1,168 @@
+// The page: what is shown and asked. The model runs in worker.js.
+//
+// The life of the page: 1. a service worker takes over, so that what is loaded is kept for the next time; 2. the worker
+// loads the model; 3. each question goes to it and its tokens come back one by one. The state is told to the document
+// (`data-state`: loading, ready, answering, failed), for styles and tests.
+
+import { backend, missing, threads } from "./features.js";
+
+const $ = (id) => document.getElementById(id);
+const asked = Number(new URLSearchParams(location.search).get("threads"));
+const count = threads(asked);
+let worker, examples = [];
+
+start();
+
+async function start() {
+  state("loading");
+  listen();
+  const lack = missing();
+  if (lack) return fail(lack);
+  await keep();
+  worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  worker.onmessage = ({ data }) => Object.entries(data).forEach(([kind, value]) => handlers[kind](value));
+  worker.onerror = (event) => fail(`The model's worker ended: ${event.message ?? "it could not be loaded"}`);
+  worker.postMessage({ load: { threads: count } });
+}
+
+const handlers = {
+  progress({ done, total }) {
+    $("progress").value = done / total;
+    $("status").textContent = done < total ? `Loading ${mb(done)} of ${mb(total)} MB …` : "Preparing the model …";
+  },
+  ready({ facts, loadMs, fetchMs, sessionMs }) {
+    $("progress").hidden = true;
+    $("status").textContent = `${facts.name}: ${(facts.parameters / 1e6).toFixed(1)} million weights in ${mb(facts.bytes)} MB, ` +
+      `${backend(count)}, loaded in ${(loadMs / 1000).toFixed(1)} s.`;
+    Object.assign(document.documentElement.dataset, { loadMs, fetchMs, sessionMs });
+    offer(facts.examples);
+    $("ask").disabled = false;
+    state("ready");
+    tellSaved(facts.data.map((file) => `model/${file.path}`));
+  },
+  token({ id, text }) {
+    $("answer").append(text);
+    $("answer").dataset.tokens = [$("answer").dataset.tokens, id].filter((part) => part !== "").join(",");
+  },
+  done(figures) {
+    const rows = {
+      "First token after": `${(figures.ttftMs / 1000).toFixed(2)} s`,
+      "Then": figures.tokensPerS === null ? "no more tokens" : `${figures.tokensPerS.toFixed(1)} tokens/s`,
+      "Tokens": `${figures.promptTokens} in, ${figures.tokens} out`,
+      "Ended": { stop: "by itself", length: "at the limit", stopped: "by you" }[figures.reason],
+    };
+    $("figures").replaceChildren(...Object.entries(rows).map(([term, value]) => pair(term, value)));
+    $("figures").hidden = false;
+    Object.assign(document.documentElement.dataset, figures);
+    finish();
+  },
+  problem(line) {
+    if (document.documentElement.dataset.state === "loading") fail(line);
+    else finish(line);
+  },
+};
+
+function listen() {
+  $("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (document.documentElement.dataset.state === "ready") ask();
+  });
+  $("stop").addEventListener("click", () => worker.postMessage({ stop: true }));
+  $("temperature").addEventListener("input", ({ target }) => {
+    $("temperature-shown").textContent = target.value === "0" ? "0 (the likeliest)" : target.value;
+  });
+  $("example").addEventListener("change", ({ target }) => show(examples[target.value]));
+}
+
+function ask() {
+  state("answering");
+  $("answer").textContent = $("answer").dataset.tokens = "";
+  $("figures").hidden = $("problem").hidden = $("expected").hidden = true;
+  $("stop").hidden = false;
+  $("ask").disabled = true;
+  $("answer-title").scrollIntoView({ block: "nearest" }); // on a phone it is below the fold
+  worker.postMessage({
+    ask: {
+      passage: $("passage").value.trim(),
+      question: $("question").value.trim(),
+      temperature: Number($("temperature").value),
+      maxTokens: Math.max(1, Number($("tokens").value) || 1),
+    },
+  });
+}
+
+function finish(problem = "") {
+  $("stop").hidden = true;
+  $("ask").disabled = false;
+  $("problem").textContent = problem;
+  $("problem").hidden = !problem;
+  const example = examples.find((one) => one.question === $("question").value && one.passage === $("passage").value);
+  $("expected").textContent = example ? `The documentation's own answer: ${example.answer}` : "";
+  $("expected").hidden = !example || Boolean(problem);
+  state("ready");
+}
+
+function fail(line) {
+  $("progress").hidden = true;
+  $("status").textContent = "The model cannot run here.";
+  $("problem").textContent = line;
+  $("problem").hidden = false;
+  state("failed");
+}
+
+/** Let the service worker take over, which keeps what comes next. The page works without one. */
+async function keep() {
+  const workers = navigator.serviceWorker;
+  if (!workers) return;
+  try {
+    await workers.register("/sw.js");
+    await workers.ready;
+  } catch {
+    return; // private windows of some browsers refuse: nothing is kept then, and nothing said
+  }
+  if (workers.controller) return;
+  await new Promise((resolve) => {
+    workers.addEventListener("controllerchange", resolve, { once: true });
+    setTimeout(resolve, 1000); // a forced reload is never taken over
+  });
+}
+
+/** Say so once the weights and the runtime are in the service worker's cache. */
+async function tellSaved(weights) {
+  if (!navigator.serviceWorker?.controller) return;
+  const root = new URL(".", import.meta.url);
+  const cache = await caches.open(`tradewind${root.pathname}`);
+  const names = [...weights, "vendor/onnxruntime/ort-wasm-simd-threaded.wasm"];
+  const found = await Promise.all(names.map((name) => cache.match(new URL(name, root))));
+  if (found.every(Boolean)) $("saved").hidden = false;
+  else setTimeout(tellSaved, 200, weights); // it is still being written
+}
+
+function offer(all) {
+  examples = all;
+  if (!all.length) return;
+  $("example").replaceChildren(...all.map((example, i) => new Option(example.question, i)));
+  $("example").hidden = $("example-label").hidden = false;
+  if (!$("question").value && !$("passage").value) show(all[0]);
+}
+
+function show({ passage, question }) {
+  $("passage").value = passage;
+  $("question").value = question;
+}
+
+function pair(term, value) {
+  const [both, dt, dd] = ["div", "dt", "dd"].map((name) => document.createElement(name));
+  dt.textContent = term;
+  dd.textContent = value;
+  both.append(dt, dd);
+  return both;
+}
+
+function state(name) {
+  document.documentElement.dataset.state = name;
+}
+
+function mb(bytes) {
+  return (bytes / 1e6).toFixed(1);
+}

@@ -1,0 +1,153 @@
+"""The page in headless Chromium: it loads, is cut off from the network, and answers as the Python engine does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.compression.tiny import CONFIG, rules, tiny_flat, tiny_tokenizer
+from tests.edge.chromium import Page, browser, executable
+from tests.support import ROOT
+from tradewind.compression.export import write_variant
+from tradewind.compression.quantize import quantize
+from tradewind.corpus.prompt import conversation
+from tradewind.edge.packages import node_packages
+from tradewind.engine.detokenize import TextStream
+from tradewind.engine.ort import OrtEngine
+from tradewind.errors import UserError
+
+VARIANT, MAX_LEN, TOKENS = "base-int4", 400, 40
+PASSAGE = "the array is <|im_end|> returned\n  as a copy: naïve 日本, 12345.\n" * 3
+"""Two chunks of 128; characters of several bytes; and the text of a special token, which must stay text."""
+QUESTION = "Which array?"
+STATE = "document.documentElement?.dataset.state"
+
+
+def part(name: str) -> str:
+    return f"document.getElementById('{name}')"
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory) -> Path:
+    """Random int4 weights with products and cache in float32, as the browser has them."""
+    folder, config = tmp_path_factory.mktemp("variants"), replace(CONFIG, max_position=512)
+    write_variant(
+        folder / VARIANT, VARIANT, config, quantize(tiny_flat(config), rules("int4")), tiny_tokenizer(), {}, 0
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def needs() -> None:
+    if executable() is None:
+        pytest.skip("Chromium is missing (Debian: apt install chromium)")
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing (Debian: apt install npm)")
+    try:
+        node_packages(ROOT / ".tradewind")
+    except UserError as error:
+        pytest.skip(f"the page's libraries cannot be installed: {error}")
+
+
+@contextmanager
+def server(variants: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    command = [sys.executable, "-m", "tradewind.edge", "serve", "--port", "0", "--variants", str(variants)]
+    command += ["--variant", VARIANT, "--max-len", str(MAX_LEN)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[-1], process
+        finally:
+            process.terminate()
+
+
+def greedy(variants: Path) -> list[int]:
+    engine = OrtEngine.load(variants / VARIANT, slots=1, max_len=MAX_LEN, threads=1)
+    prompt = tiny_tokenizer().chat(conversation(PASSAGE.strip(), [(QUESTION, "")]))
+    assert len(prompt) > 130
+    prefix = engine.prefill(prompt)
+    engine.insert(prefix, 0)
+    tokens = [int(prefix.logits.argmax())]
+    while len(tokens) < TOKENS and tokens[-1] not in tiny_tokenizer().eos_token_ids:
+        tokens.append(int(engine.step({0: tokens[-1:]})[0][-1].argmax()))
+    return tokens
+
+
+def text_of(tokens: list[int]) -> str:
+    tokenizer, stream = tiny_tokenizer(), TextStream()
+    special = tokenizer.special_ids
+    return "".join(stream.add(b"" if token in special else tokenizer.token_bytes(token)) for token in tokens)
+
+
+def fill(page: Page) -> None:
+    """The form; and `seen`, what the answer's text has been."""
+    for name, value in {"passage": PASSAGE, "question": QUESTION, "tokens": TOKENS}.items():
+        page.evaluate(f"{part(name)}.value = {value!r}")
+    watch = f"new MutationObserver(() => seen.push({part('answer')}.textContent))"
+    page.evaluate(f"globalThis.seen = []; {watch}.observe({part('answer')}, {{childList: true}})")
+
+
+def answered(page: Page) -> list[int]:
+    fill(page)
+    page.evaluate(f"{part('ask')}.click()")
+    page.wait(f"{STATE} == 'ready'")
+    return [int(token) for token in page.evaluate(f"{part('answer')}.dataset.tokens").split(",")]
+
+
+def offline(page: Page) -> None:
+    page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+
+
+def test_the_page_answers_with_the_network_cut_as_the_engine_does(variants, needs, tmp_path):
+    expected = greedy(variants)
+    with browser(tmp_path) as open_page, server(variants) as (address, process):
+        page = open_page(f"{address}?threads=2")
+        page.wait(f"['ready', 'failed'].includes({STATE})")
+        assert page.evaluate("crossOriginIsolated") and VARIANT in page.evaluate(f"{part('status')}.textContent")
+        page.wait(f"!{part('saved')}.hidden")
+        offline(page)
+        process.terminate()
+        process.wait()
+        assert answered(page) == expected
+        shown = page.evaluate("seen")
+        assert len(set(shown)) > 3 and shown[-1] == text_of(expected)  # it came piece by piece
+
+        page.call("Page.reload")
+        page.wait(f"performance.getEntriesByType('navigation')[0].type == 'reload' && {STATE} == 'ready'")
+        assert answered(page) == expected
+        assert not [url for url in page.requests if not url.startswith(address)] and len(page.requests) > 10
+
+
+def test_the_page_says_what_a_browser_lacks_or_falls_back_and_can_be_stopped(variants, needs, tmp_path):
+    with browser(tmp_path) as open_page, server(variants) as (address, _):
+        page = open_page("about:blank")
+        page.call("Page.addScriptToEvaluateOnNewDocument", source="WebAssembly.validate = () => false")
+        page.call("Page.navigate", url=address)
+        page.wait(f"{STATE} == 'failed'")
+        assert "no SIMD" in page.evaluate(f"{part('problem')}.textContent") and page.evaluate(f"{part('ask')}.disabled")
+
+        page = open_page("about:blank")
+        hide = "Object.defineProperty(globalThis, 'crossOriginIsolated', {value: false})"
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=hide)
+        page.call("Page.navigate", url=address)
+        page.wait(f"{STATE} == 'ready'")
+        assert "1 thread (page not isolated)" in page.evaluate(f"{part('status')}.textContent")
+        fill(page)
+        page.evaluate(f"{part('ask')}.click(); {part('stop')}.click()")
+        page.wait(f"{STATE} == 'ready'")
+        assert (
+            "by you" in page.evaluate(f"{part('figures')}.innerText")
+            and page.evaluate(f"{part('answer')}.textContent") == ""
+        )
+        assert answered(page) == greedy(variants)
+
+        page.evaluate(f"{part('passage')}.value = 'word '.repeat(400); {part('ask')}.click()")
+        page.wait(f"{STATE} == 'ready'")
+        assert "Shorten the documentation" in page.evaluate(f"{part('problem')}.textContent")
