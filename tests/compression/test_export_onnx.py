@@ -21,7 +21,7 @@ from tradewind.compression.export import write_variant
 from tradewind.compression.export_onnx import export_onnx
 from tradewind.compression.quantize import Blocks, dequantize, quantize
 from tradewind.compression.rules import Rule
-from tradewind.engine.ort import OrtEngine, open_session
+from tradewind.engine.ort import OrtEngine
 from tradewind.errors import UserError
 
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 48).tolist()
@@ -123,7 +123,7 @@ def test_scales_and_tables_made_at_load_give_the_stored_ones_bits(tmp_path, made
     before = prefilled(tmp_path)
     store_constants(tmp_path, CONFIG)
     assert "Cos" not in operators(tmp_path)
-    engine = OrtEngine(open_session(tmp_path / "model.onnx", 1), manifest, 1, 64)
+    engine = OrtEngine(tmp_path, manifest, 1, 64, 1)
     assert np.array_equal(engine.prefill(TOKENS, keep_logits=True).all_logits, before)
 
 

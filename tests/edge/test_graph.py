@@ -62,7 +62,7 @@ def test_weights_are_read_from_the_variants_own_file(tmp_path):
     tiny_variant(tmp_path / "v", "int4")
     graph = browser_graph(tmp_path / "v")
     assert graph == browser_graph(tmp_path / "v")
-    assert len(graph) < 60_000 < (tmp_path / "v" / "model.onnx.data").stat().st_size
+    assert len(graph) < (tmp_path / "v" / "model.onnx.data").stat().st_size
     (tmp_path / "v" / "model.onnx.data").write_bytes(b"")
     (tmp_path / "v" / "browser.onnx").write_bytes(graph)
     with pytest.raises(Exception, match=r"External initializer: .* given file_length"):

@@ -22,7 +22,7 @@ from tradewind.corpus.prompt import conversation
 from tradewind.edge.ask import Ask
 from tradewind.edge.cap import peak_rss
 from tradewind.engine.detokenize import TextStream
-from tradewind.engine.ort import OrtEngine, open_session
+from tradewind.engine.ort import OrtEngine
 from tradewind.engine.sampling import Sampler, SamplingParams
 from tradewind.errors import UserError
 from tradewind.model.tokenizer import Tokenizer
@@ -108,8 +108,7 @@ def release_memory() -> None:
 def open_engine(folder: Path, manifest: Manifest, room: int) -> OrtEngine:
     if "ort" not in manifest.files:
         raise UserError(f"{folder}: no files for engine ort (engines: {', '.join(sorted(manifest.files))})")
-    session = open_session(folder / manifest.files["ort"][0], THREADS)
-    return OrtEngine(session, manifest, slots=1, max_len=room)
+    return OrtEngine(folder, manifest, slots=1, max_len=room, threads=THREADS)
 
 
 def _generate(engine: OrtEngine, words: Words, ask: Ask, load_ms: float, variant: str, emit: Emit) -> Figures:

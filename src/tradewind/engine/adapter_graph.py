@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from tradewind.errors import UserError
 from tradewind.model.adapters import PARTS, sizes
-from tradewind.model.decoder import DecoderConfig
+from tradewind.model.config import DecoderConfig
 
 MICROSOFT = "com.microsoft"
 JOINED: dict[str, tuple[str, ...]] = {"self_attn.qkv": ("q", "k", "v")} | {

@@ -80,13 +80,13 @@ class JaxEngine(Engine):
         kv_scales: Scales | None = None,
     ) -> None:
         """kv_scales: of an int8 cache, [2 x layers, KV heads, head dim]; None: the cache is of `dtype`."""
-        dtype = dtype if kv_scales is None else jnp.int8
+        cached = dtype if kv_scales is None else jnp.int8
         self._kv_scales = None if kv_scales is None else jnp.asarray(kv_scales)
         self.config, self.weights_digest = model.config, digest
         self.slots, self.max_len, self.vocab_size = slots, max_len, model.config.vocab_size
         self._keep(PackedDecoder(model))
         self.adapters, self._bases, self._dtype = AdapterSet[Adapter](slots), set[str](), dtype
-        self._cache = init_cache(self.config, slots, max_len, dtype)
+        self._cache = init_cache(self.config, slots, max_len, cached)
         self.kv_bytes = sum(part.nbytes for layer in self._cache for part in layer)
         self._lengths = [0] * slots
         self._contexts = [*(size for size in CONTEXTS if size < max_len), max_len]
@@ -94,7 +94,7 @@ class JaxEngine(Engine):
         self._advance = jax.jit(self._run, static_argnames="context", donate_argnames="cache")
         self._decode = jax.jit(self._run_to_logits, static_argnames="context", donate_argnames="cache")
         self._last_line = jax.jit(self._line)
-        self._empty = jax.jit(lambda capacity: init_cache(self.config, 1, capacity, dtype), static_argnames="capacity")
+        self._empty = jax.jit(lambda capacity: init_cache(self.config, 1, capacity, cached), static_argnames="capacity")
         self._lines = jax.jit(lambda weights, hidden: self._model(weights).logits(hidden[0]))
 
     @classmethod

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import onnxruntime as ort
 
-from tradewind.engine.adapter_graph import chunks_of
 from tradewind.model.adapters import Adapter, stacked
-from tradewind.model.decoder import DecoderConfig
+from tradewind.model.config import DecoderConfig
 
 Linears = Mapping[str, tuple[int, tuple[str, ...]]]
 """Name of a linear layer in the graph -> its decoder layer and the parts that it joins."""
@@ -39,6 +38,8 @@ class Stack:
     """
 
     def __init__(self, linears: Linears, adapters: Sequence[Adapter], config: DecoderConfig) -> None:
+        from tradewind.engine.adapter_graph import chunks_of  # whoever uses none needs no library for graphs
+
         self.linears = linears
         self.arrays = {}
         for name, (layer, parts) in linears.items():
