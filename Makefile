@@ -80,7 +80,7 @@ lock: COMPILE = --universal --generate-hashes --no-emit-index-url --no-header --
 lock:  ## resolve both locks anew (needs uv)
 	@uv pip compile pyproject.toml $(addprefix --extra ,pipeline serve load notebooks documented dev) $(COMPILE) -o requirements.lock
 	@uv pip compile pyproject.toml --extra serve --extra cluster --constraint requirements.lock $(COMPILE) -o requirements-cluster.lock
-	@printf '%s\n' litert-converter==0.5.0 ai-edge-litert==2.3.0 flatbuffers numpy | uv pip compile - $(COMPILE) -o requirements-litert.lock
+	@printf '%s\n' litert-converter==0.5.0 ai-edge-litert==2.3.0 flatbuffers numpy 'backports-strenum<1.3' | uv pip compile - $(COMPILE) -o requirements-litert.lock
 
 clean:  ## remove what runs made (not the environment, not data/)
 	@rm -rf artifacts .tradewind .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .mypy_cache
