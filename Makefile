@@ -12,7 +12,7 @@ CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve cluster edge load study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster edge litert load study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ $(CLUSTER): requirements-cluster.lock $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r requirements-cluster.lock 2>$(VENV)/install.log \
 		|| { grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements-cluster.lock (see $(VENV)/install.log)" >&2; exit 2; }
 	@touch $@
+
+litert: $(STAMP)  ## make .venv-litert, in which `python -m tradewind.compression litert` converts and runs .tflite files
+	@$(PYTHON) -m venv .venv-litert
+	@.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r requirements-litert.lock
 
 data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
 	@python pipelines/acquire.py $(if $(ACCEPT),--accept)
@@ -79,6 +83,7 @@ lock: COMPILE = --universal --generate-hashes --no-emit-index-url --no-header --
 lock:  ## resolve both locks anew (needs uv)
 	@uv pip compile pyproject.toml $(addprefix --extra ,pipeline serve load notebooks documented dev) $(COMPILE) -o requirements.lock
 	@uv pip compile pyproject.toml --extra serve --extra cluster --constraint requirements.lock $(COMPILE) -o requirements-cluster.lock
+	@printf '%s\n' litert-converter==0.5.0 ai-edge-litert==2.3.0 flatbuffers numpy 'backports-strenum<1.3' | uv pip compile - $(COMPILE) -o requirements-litert.lock
 
 clean:  ## remove what runs made (not the environment, not data/)
 	@rm -rf artifacts .tradewind .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,6 @@
 """Codes and scales of a variant as its files hold them, read back from each container's bytes and laid side by side.
 
-The readers follow the layouts (ggml-common.h, `MatMulNBits`, the TFLite schema), not this project's exporters. Nothing
+The readers follow the layouts (ggml-common.h, `MatMulNBits`), not this project's exporters. Nothing
 is dequantized or run here. Codes are signed int8 [out, in], scales float16 [out, in / 32], under Hugging Face names.
 """
 

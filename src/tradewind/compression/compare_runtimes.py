@@ -29,6 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradewind.compression.compare_integers import from_onnx
+from tradewind.compression.export_litert import GET_IT as GET_LITERT
+from tradewind.compression.export_litert import export_litert, logits
 from tradewind.compression.export_onnx import export_onnx
 from tradewind.compression.kv_cache import SCALES_FILE
 from tradewind.compression.quantize import Tensor
@@ -138,6 +140,17 @@ def llama_cpp(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
         ]
 
 
+def lite_rt(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
+    """A `.tflite` made for this comparison. Its report of integers is `export_litert.integers`."""
+    if not os.access(setup.litert, os.X_OK):
+        raise Missing(GET_LITERT)
+    with TemporaryDirectory() as made:
+        model = Path(made) / "step.tflite"
+        export_litert(setup.folder, model, max(len(text.tokens) for text in texts), setup.litert)
+        lines = logits(model, [(text.tokens, text.start) for text in texts], setup.threads, setup.litert)
+    return [log_softmax(part) for part in lines]
+
+
 def find_llama(given: str | None) -> str:
     """A llama-server, or a Python with xllamacpp. Raises Missing."""
     found = given or shutil.which("llama-server") or ".venv-peer/bin/python"
@@ -216,5 +229,6 @@ RUNTIMES: dict[str, Runtime] = {
     "ort": ort_served,
     "ort, float32": ort_float32,
     "llama.cpp": llama_cpp,
+    "litert": lite_rt,
 }
 """All but the reference."""
