@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from tradewind.model.config import DecoderConfig
+from tradewind.model.linear import Linear
 
 BLOCK = 128
 """Queries that attend at once in whole sequences: their scores then stay in a CPU's cache."""
@@ -286,9 +287,7 @@ def _read(part: jax.Array, scale: jax.Array | None, dtype: DTypeLike) -> jax.Arr
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> nnx.Linear:
     init = nnx.initializers.normal(0.02)
-    return nnx.Linear(
-        inputs, outputs, use_bias=False, kernel_init=init, rngs=rngs, dtype=dtype, param_dtype=param_dtype
-    )
+    return Linear(inputs, outputs, use_bias=False, kernel_init=init, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
 
 def _norm(config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> nnx.RMSNorm:
