@@ -1,6 +1,6 @@
 """Speed and memory of one variant of the study, in turns with an anchor that every variant is measured beside.
 
-    python -m studies.compression.benchmark tiny-int4-qat
+    python -m studies.compression.benchmark student-int4-qat
 
 The machine drifts between stages: a rate divided by the anchor's of the same minutes, times the anchor's over all stages, is
 what the frontier shows. Results: reports/studies/compression/benchmark/NAME.json and a run record.

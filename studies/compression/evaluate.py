@@ -1,6 +1,6 @@
 """One variant of the study on the test set, as the stage `evaluate` of the main job does it.
 
-    python -m studies.compression.evaluate tiny-int4-qat
+    python -m studies.compression.evaluate student-int4-qat
 
 Results: reports/studies/compression/evaluate/NAME.json, a row for each question beside it, and a run record.
 """

@@ -7,7 +7,7 @@ from tradewind.config import read_params
 
 STUDY = "compression"
 MADE = Path("artifacts/studies/compression")
-MODELS, VARIANTS = MADE / "models", MADE / "variants"
+VARIANTS = MADE / "variants"
 REPORTS = Path("reports/studies/compression")
 SUMMARY, RUNS = Path("reports/compression.json"), Path("reports/runs")
 
@@ -17,6 +17,5 @@ def plan() -> dict[str, Any]:
 
 
 def model_folder(name: str) -> Path:
-    """Of a model's float weights: the main job's, or one that the study made."""
-    main_job = Path("artifacts") / name
-    return main_job if name in ("base", "teacher", "student") else MODELS / name
+    """Of a model's float weights."""
+    return Path("artifacts") / name

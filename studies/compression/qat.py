@@ -1,6 +1,6 @@
 """A model trained while it computes with its rounded weights, on all tokens of training conversations.
 
-    python -m studies.compression.qat tiny int4
+    python -m studies.compression.qat student int4
 
 Its own float weights are the teacher (a variant is judged by its distance from them), its top tokens cached once. The rules
 are those of the recipe. Results: artifacts/studies/compression/qat/MODEL-RECIPE, as a checkpoint.

@@ -1,6 +1,6 @@
 """One variant of the study: a model's weights quantized by a recipe of conf/quantize and written in every container.
 
-    python -m studies.compression.variant tiny-int4-qat
+    python -m studies.compression.variant student-int4-qat
 
 Weights of `-qat` are those that the stage `qat` trained for the recipe before it, all others the model's own.
 """
