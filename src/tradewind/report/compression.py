@@ -4,7 +4,7 @@ command."""
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tradewind.report.compression_goals import goals
+from tradewind.report.compression_goals import goals, rounded
 from tradewind.report.markdown import source, table
 from tradewind.report.readme import Reports
 from tradewind.report.serving import found, missing
@@ -44,8 +44,8 @@ def methods(data: Any) -> str:
     """How much of plain rounding's KL each other method takes away, by model and precision."""
     rows = []
     for name, row in data["variants"].items():
-        plain = data["variants"].get(f"{row['model']}-{row['precision']}")
-        if row["precision"] in ("int4", "mixed") and plain and plain["kl_to_parent"]:
+        plain = data["variants"].get(rounded(name))
+        if row["precision"] in ("int4", "mixed") and plain:
             less = 1 - row["kl_to_parent"] / plain["kl_to_parent"]
             low, high = row["kl_to_parent_ci"]
             lost = row["f1_to_parent"]

@@ -6,7 +6,7 @@ from typing import Any
 from tradewind.report.goals import Goal
 from tradewind.report.markdown import source, table
 
-PURE, MIXED = ("int4-qat", "int4"), ("mixed-qat", "mixed")
+PURE, MIXED = ("int4-pure-qat", "int4-qat", "int4-pure", "int4"), ("mixed-qat", "mixed")
 """Recipes that stand for a size class; the first that was measured counts."""
 MODELS = (("tiny", 15.0, 17.0, 0.80), ("student", 32.0, 44.0, 0.95))
 """Model, MB on disk in int4 and mixed, share of the teacher's F1."""
@@ -43,8 +43,8 @@ def _speed(data: Any) -> Iterator[Goal]:
 def _recovered(data: Any) -> Iterator[Goal]:
     rows = data["variants"]
     for name, row in rows.items():
-        plain = rows.get(f"{row['model']}-{row['precision']}")
-        if row["method"] == "qat" and plain:
+        plain = rows.get(rounded(name))
+        if name.endswith("-qat") and plain:
             less = 1 - row["kl_to_parent"] / plain["kl_to_parent"]
             told = f"{100 * less:.0f} %: KL {plain['kl_to_parent']:.4f} to {row['kl_to_parent']:.4f}"
             words = f"{name}: at least {100 * RECOVERED:.0f} % of rounding's KL recovered"
@@ -66,6 +66,11 @@ def _edge(data: Any) -> Iterator[Goal]:
             yield Goal(
                 "answers under 256 MiB", f"{one['variant']}: peak {peak / 2**20:.0f} MiB", [{"value": peak}], CAP_BYTES
             )
+
+
+def rounded(name: str) -> str:
+    """The variant of the same rules that is merely rounded: `student-int4-qat` -> `student-int4`."""
+    return name.removesuffix("-qat").removesuffix("-gptq").removesuffix("-awq")
 
 
 def _first(rows: Mapping[str, Any], model: str, recipes: tuple[str, ...]) -> str | None:
