@@ -9,8 +9,8 @@ are those of the recipe. Results: artifacts/studies/compression/qat/MODEL-RECIPE
 import sys
 
 from studies.compression.places import MADE, model_folder, plan
-from tradewind.compression.distill import DistillConfig
-from tradewind.compression.qat import self_cache, train_rounded
+from tradewind.compression.distill import DistillConfig, distill
+from tradewind.compression.qat import rounding, self_cache
 from tradewind.compression.recipe import read_recipes
 from tradewind.config import build, run, stage_params
 from tradewind.files import read_jsonl, write_json
@@ -31,7 +31,8 @@ def main() -> None:
     tokenizer = Tokenizer.load(folder)
     conversations = [row["messages"] for row in read_jsonl(TRAIN)]
     cache = self_cache(config, flat, tokenizer, conversations, choice["tokens"], **rows, seed=seed)
-    trained, result = train_rounded(config, flat, rules, cache, build(DistillConfig, choice, "qat"), seed)
+    seen = rounding(config, rules)
+    trained, result = distill(config, flat, cache, build(DistillConfig, choice, "qat"), seed, seen=seen)
     made = MADE / "qat" / f"{model}-{recipe}"
     save_checkpoint(made, config, trained, tokenizer)
     write_json(made / "training.json", {"log": result.log})

@@ -13,17 +13,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from studies.compression.places import MADE, VARIANTS, model_folder
+from tradewind.compression.calibration import calibration_rows
 from tradewind.compression.export import write_variant
 from tradewind.compression.kv_cache import kv_scales
 from tradewind.compression.recipe import Recipe, quantize_model, read_recipes
-from tradewind.compression.rules import rules_as_rows
 from tradewind.compression.variant import Manifest, split_name
 from tradewind.config import run, stage_params
 from tradewind.errors import UserError
-from tradewind.files import read_jsonl
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf, to_model
-from tradewind.training.data import Batch, draw, pack
 
 TRAIN, QAT = "artifacts/corpus/train.jsonl", "-qat"
 
@@ -46,18 +44,10 @@ def main() -> None:
 def quantized(name: str, folder: Path, recipe: Recipe, params: Mapping[str, Any]) -> Manifest:
     config, flat = load_hf(folder)
     tokenizer = Tokenizer.load(folder)
-    batches = calibration(tokenizer, params["kv_cache"], params["seed"])
+    batches, named = calibration_rows(TRAIN, tokenizer, params["calibration"], params["seed"])
     scales = kv_scales(to_model(config, flat, jnp.float32, jnp.float32), batches)
-    rules = {"method": recipe.method, "rules": rules_as_rows(recipe.rules), "kv_cache": params["kv_cache"]}
     tensors = quantize_model(config, flat, recipe, batches)
-    return write_variant(VARIANTS / name, name, config, tensors, tokenizer, rules, kv_scales=scales)
-
-
-def calibration(tokenizer: Tokenizer, settings: Mapping[str, Any], seed: int) -> list[Batch]:
-    """`tokens` tokens of training conversations in rows of `length`, one row a batch."""
-    conversations = [row["messages"] for row in read_jsonl(TRAIN)]
-    packed = pack(draw(conversations, tokenizer, settings["tokens"], settings["length"], seed), settings["length"])
-    return [packed.take([row]) for row in range(len(packed))]
+    return write_variant(VARIANTS / name, name, config, tensors, tokenizer, recipe.told(named), kv_scales=scales)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.compression import tiny
-from tradewind.compression.distill import DistillConfig
-from tradewind.compression.qat import fake_quantize, rounding, train_rounded
+from tradewind.compression.distill import DistillConfig, distill
+from tradewind.compression.qat import fake_quantize, rounding
 from tradewind.compression.quantize import dequantize, quantize, quantize_tensor
 from tradewind.compression.rules import Rule
 from tradewind.compression.teacher_cache import ask_teacher
@@ -36,7 +38,7 @@ def test_training_brings_the_rounded_model_back_to_its_float_weights():
     samples = [(random.integers(tiny.VOCABULARY, size=60).tolist(), [1] * 60) for _ in range(24)]
     cache = ask_teacher(to_model(tiny.CONFIG, flat), np.arange(tiny.VOCABULARY), pack(samples, 64), k=64, rows=8)
     choice = DistillConfig(12_000, 4, OptimizerConfig(2e-3), {"logits": 1.0})
-    trained, result = train_rounded(tiny.CONFIG, flat, rules, cache, choice, seed=0)
+    trained, result = distill(tiny.CONFIG, flat, cache, choice, seed=0, seen=rounding(tiny.CONFIG, rules))
     before, after = (divergence(dequantize(quantize(one, rules)), cache) for one in (flat, trained))
     assert after < 0.7 * before
     assert result.log[0]["logits_kl"] > result.log[-1]["logits_kl"]
@@ -45,3 +47,10 @@ def test_training_brings_the_rounded_model_back_to_its_float_weights():
 def test_rules_that_fit_no_tensor_are_refused():
     with pytest.raises(UserError, match="decide no tensor"):
         rounding(tiny.CONFIG, (*tiny.rules("int4"), Rule("lm_head", "int8")))
+
+
+def test_a_dtype_that_cannot_be_trained_and_a_width_that_cannot_be_divided_are_named():
+    with pytest.raises(UserError, match="no grid for 'w8a8'"):
+        rounding(tiny.CONFIG, (tiny.NORMS, Rule(".*embed.*", "int8"), Rule(".*", "w8a8")))
+    with pytest.raises(UserError, match=r"mlp\.down_proj\.weight .* rule '\.\*'"):
+        rounding(replace(tiny.CONFIG, mlp_size=40), tiny.rules("int4"))

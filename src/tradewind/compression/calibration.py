@@ -1,12 +1,14 @@
-"""Calibration rows on their way through a decoder, and the sums that methods need of what enters each matrix.
+"""Calibration rows, their way through a decoder, and the sums that methods need of what enters each matrix.
 
 Matrices that read the same activations form a site. The caller moves the rows from layer to layer, and may change a
 layer's matrices before it does. Padding is left out of every sum.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,23 @@ from numpy.typing import NDArray
 
 from tradewind.compression.layerwise import Place, enter, mlp_activations, run_attention
 from tradewind.compression.quantize import BLOCK
+from tradewind.compression.teacher_cache import data_digest
 from tradewind.errors import UserError
+from tradewind.files import read_jsonl
 from tradewind.model.decoder import Decoder, Layer, attend_causal
 from tradewind.model.weights import weight_table
-from tradewind.training.data import Batch
+from tradewind.training.data import Batch, ChatTokenizer, draw, pack
+
+
+def calibration_rows(
+    source: str | Path, tokenizer: ChatTokenizer, settings: Mapping[str, int], seed: int
+) -> tuple[list[Batch], dict[str, Any]]:
+    """`tokens` tokens of a file of conversations in rows of `length`, one row a batch; and what names them."""
+    conversations = [row["messages"] for row in read_jsonl(source)]
+    packed = pack(draw(conversations, tokenizer, settings["tokens"], settings["length"], seed), settings["length"])
+    named = {"source": str(source), "seed": seed, "tokens": packed.tokens, "digest": data_digest(packed)}
+    return [packed.take([row]) for row in range(len(packed))], named
+
 
 Entering = Callable[[Layer, jax.Array, Place], jax.Array]
 """A layer, a residual stream [B,T,D], its place -> activations [B,T,in] of a site."""

@@ -12,7 +12,7 @@ from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import Flat, to_flat, to_model
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.finetune import DTYPES, check_dtype
-from tradewind.training.loop import OptimizerConfig, TrainConfig, TrainResult, train
+from tradewind.training.loop import OptimizerConfig, Seen, TrainConfig, TrainResult, train
 from tradewind.training.losses import combine
 from tradewind.training.mesh import MeshConfig
 
@@ -53,9 +53,10 @@ def distill(
     choice: DistillConfig,
     seed: int,
     checkpoints: Checkpoints | None = None,
+    seen: Seen | None = None,
 ) -> tuple[Flat, TrainResult]:
-    """The trained student's weights, and how training went."""
+    """The trained student's weights, and how training went. seen: see `train`."""
     model = to_model(config, flat, dtype=DTYPES[choice.dtype])
     strategy = combine(choice.losses, choice.temperature)
-    result = train(model, cache, strategy, choice.train(seed), checkpoints=checkpoints, title="distill")
+    result = train(model, cache, strategy, choice.train(seed), checkpoints=checkpoints, title="distill", seen=seen)
     return to_flat(model), result

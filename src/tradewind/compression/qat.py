@@ -1,9 +1,10 @@
 """Distillation-aware quantization (KD-QAT): a model trained while it computes with its rounded weights.
 
-Each step rounds the weights to the grids of `quantize` and computes with the result; the gradient there moves the float32
-weights (straight-through estimator, arXiv:1308.3432), which end where rounding harms least. The loss
-holds the rounded model against a float teacher's cached answers, as in LLM-QAT (arXiv:2305.17888). What comes out is float
-weights; `quantize` then gives the very codes that were trained. Not covered: activations, learned scales, int2.
+It is `distill(..., seen=rounding(config, rules))`: each step rounds the weights to the grids of `quantize` and computes with
+the result; the gradient there moves the float32 weights (straight-through estimator, arXiv:1308.3432), which end where
+rounding harms least. The loss holds the rounded model against a float model's cached answers, as in LLM-QAT
+(arXiv:2305.17888). What comes out is float weights; `quantize` then gives the very codes that were trained. Not covered:
+activations (w8a8), learned scales, int2.
 """
 
 from collections.abc import Sequence
@@ -14,33 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tradewind.compression.distill import DistillConfig
-from tradewind.compression.quantize import BLOCK
+from tradewind.compression.quantize import BLOCK, check_shapes
 from tradewind.compression.rules import Rule, assign
 from tradewind.compression.teacher_cache import TeacherCache, ask_teacher
+from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
-from tradewind.model.weights import Flat, to_flat, to_model, weight_table
-from tradewind.training.checkpoint import Checkpoints
+from tradewind.model.weights import Flat, to_model, weight_table
 from tradewind.training.data import ChatTokenizer, draw, pack
-from tradewind.training.finetune import DTYPES
-from tradewind.training.loop import Seen, TrainResult, train
-from tradewind.training.losses import combine
-
-
-def train_rounded(
-    config: DecoderConfig,
-    flat: Flat,
-    rules: Sequence[Rule],
-    cache: TeacherCache,
-    choice: DistillConfig,
-    seed: int,
-    checkpoints: Checkpoints | None = None,
-) -> tuple[Flat, TrainResult]:
-    """The float weights whose rounding by `rules` says what the cached teacher said, and how training went."""
-    model = to_model(config, flat, dtype=DTYPES[choice.dtype])
-    strategy, seen = combine(choice.losses, choice.temperature), rounding(config, rules)
-    result = train(model, cache, strategy, choice.train(seed), checkpoints=checkpoints, title="qat", seen=seen)
-    return to_flat(model), result
+from tradewind.training.loop import Seen
 
 
 def self_cache(
@@ -61,9 +43,15 @@ def self_cache(
 
 
 def rounding(config: DecoderConfig, rules: Sequence[Rule]) -> Seen:
-    """Weights of a decoder -> what their codes stand for, as `rules` say. Raises UserError for rules that do not fit."""
+    """Weights of a decoder -> what their codes stand for, as `rules` say.
+
+    Raises UserError for rules that do not fit, or that ask for another dtype than GRIDS has.
+    """
     table = list(weight_table(config))
+    check_shapes(rules, {weight.hf: np.broadcast_to(np.float32(0), weight.shape(config)) for weight in table})
     dtypes = assign(rules, [weight.hf for weight in table])
+    if other := sorted(set(dtypes.values()) - {"float32", *GRIDS}):
+        raise UserError(f"training with rounded weights: no grid for {other[0]!r} (choices: {', '.join(GRIDS)})")
     rounded = {
         weight.ours: (dtypes[weight.hf], 0 if weight.transposed else 1)
         for weight in table
@@ -91,7 +79,7 @@ def fake_quantize(weight: jax.Array, dtype: str, axis: int) -> jax.Array:
     """
     shape = weight.shape
     blocks = weight.reshape(*shape[:axis], shape[axis] // BLOCK, BLOCK, *shape[axis + 1 :])
-    return (_int8 if dtype == "int8" else _int4)(blocks, axis + 1).reshape(shape)
+    return GRIDS[dtype](blocks, axis + 1).reshape(shape)
 
 
 def _int8(blocks: jax.Array, axis: int) -> jax.Array:
@@ -114,3 +102,6 @@ def _stored(scale: jax.Array) -> jax.Array:
 
 def _inverse(scale: jax.Array) -> jax.Array:
     return jnp.where(_stored(scale) == 0, 0, 1 / scale)
+
+
+GRIDS = {"int8": _int8, "int4": _int4}

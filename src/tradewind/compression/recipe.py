@@ -11,7 +11,7 @@ from typing import Any
 from tradewind.compression.awq import quantize_awq
 from tradewind.compression.gptq import quantize_gptq
 from tradewind.compression.quantize import Tensor, quantize
-from tradewind.compression.rules import Rule, read_rules
+from tradewind.compression.rules import Rule, read_rules, rules_as_rows
 from tradewind.compression.variant import PRECISIONS, precision_of
 from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
@@ -44,6 +44,10 @@ class Recipe:
     @property
     def calibrated(self) -> bool:
         return self.method in CALIBRATED
+
+    def told(self, calibration: Mapping[str, Any]) -> dict[str, Any]:
+        """What a manifest says of it. calibration: what names the text, of which the key-value cache's scales are, too."""
+        return {"method": self.method, "rules": rules_as_rows(self.rules), "calibration": dict(calibration)}
 
 
 def read_recipe(mapping: Mapping[str, Any]) -> Recipe:
