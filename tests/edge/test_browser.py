@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.compression.tiny import CONFIG, rules, tiny_flat, tiny_tokenizer
-from tests.edge.chromium import Page, browser, executable
 from tests.support import ROOT
 from tradewind.compression.export import write_variant
 from tradewind.compression.quantize import quantize
 from tradewind.corpus.prompt import conversation
+from tradewind.edge.chromium import Page, browser, executable
 from tradewind.edge.packages import node_packages
 from tradewind.engine.detokenize import TextStream
 from tradewind.engine.ort import OrtEngine

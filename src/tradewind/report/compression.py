@@ -58,48 +58,44 @@ def methods(data: Any) -> str:
     return table(head, rows) + source(data)
 
 
-def strategies(data: Any) -> str:
-    """Distillation strategies on equal tokens, from the same start."""
-    rows = [
-        [one["strategy"], f"{one['tokens']:,}", f"{one['cross_entropy']:.4f}", f"{one['kl_to_teacher']:.4f}",
-         f"{100 * one['top1_to_teacher']:.1f}", f"{one['tokens_per_s']:,.0f}"]
-        for one in data["strategies"]["rows"]
-    ]  # fmt: skip
-    head = [
-        "strategy",
-        "tokens",
-        "held-out loss, nats/token",
-        "KL to the teacher",
-        "top-1 as the teacher, %",
-        "tokens/s",
-    ]
-    return table(head, rows) + f"\n{data['strategies']['about']}\n" + source(data["strategies"])
-
-
 def sensitivity(data: Any) -> str:
-    """What rounding one kind of matrix alone to int4 costs."""
-    rows = [[one["part"], f"{one['megabytes']:.1f}", f"{one['kl']:.4f}", f"{100 * one['top1']:.1f}",
-             f"{one['kl_per_megabyte']:.4f}"] for one in data["sensitivity"]["rows"]]  # fmt: skip
-    head = ["int4 in", "MB saved over int8", "KL to fp32", "top-1 %", "KL per MB saved"]
-    return table(head, rows) + f"\n{data['sensitivity']['about']}\n" + source(data["sensitivity"])
+    """What rounding one kind of matrix alone to int4 costs, and per megabyte that it saves over int8."""
+    part = data["sensitivity"]
+    rows = []
+    for kind, row in sorted(part["kinds"].items(), key=lambda item: -item[1]["kl_all"]):
+        saved = row["parameters"] / 2e6  # four bits fewer a weight
+        rows.append([kind, f"{saved:.1f}", f"{row['kl_answers']:.4f}", f"{row['kl_all']:.4f}",
+                     f"{100 * row['top1_all']:.1f}", f"{row['kl_all'] / saved:.4f}"])  # fmt: skip
+    head = ["int4 in", "MB saved over int8", "KL, answers", "KL, all tokens", "top-1 %, all tokens", "KL per MB saved"]
+    text = part["text"]
+    return table(head, rows) + f"\n{text['tokens']:,} tokens of `{text['source']}`.\n" + source(part)
 
 
 def runtimes(data: Any) -> str:
     """The same integers in every runtime, beside JAX in float32."""
-    rows = [[one["variant"], one["runtime"], _or_dash(one["max_difference"], "{:.4f}"),
-             _or_dash(one["mean_difference"], "{:.4f}"), _or_dash(one["top1_agreement"], "{:.1f}", 100),
-             _or_dash(one["kl"], "{:.6f}"), one.get("note") or "-"] for one in data["runtimes"]["rows"]]  # fmt: skip
-    head = ["variant", "runtime", "largest difference", "mean difference", "top-1 %", "KL", ""]
-    return table(head, rows) + f"\n{data['runtimes']['about']}\n" + source(data["runtimes"])
+    rows, facts = [], []
+    for one in data["runtimes"]["variants"]:
+        same = ", ".join(f"{name}: {count} differ" for name, count in one["integers"].items())
+        facts.append(f"{one['variant']}: {one['prompts']} prompts, {one['positions']} positions; tensors in {same}")
+        for name, row in one["runtimes"].items():
+            if "missing" in row:
+                rows.append([one["variant"], name, *["-"] * 4, row["missing"]])
+            else:
+                rows.append([one["variant"], name, f"{row['max']:.2g}", f"{row['mean']:.2g}", f"{100 * row['top1']:.1f}",
+                             f"{row['kl']:.2g}", f"{100 * row['same_answers']:.0f} %"])  # fmt: skip
+    head = ["variant", "runtime", "largest difference", "mean", "top-1 %", "KL", "same answers"]
+    return (
+        table(head, rows) + f"\nDifferences are of log-probabilities. {'. '.join(facts)}.\n" + source(data["runtimes"])
+    )
 
 
 def edge(data: Any) -> str:
     """Constrained devices: a process under a memory cap, a browser tab, LiteRT."""
-    rows = [[one["where"], one["variant"], f"{one['disk_bytes'] / 1e6:.1f}", _or_dash(one["load_s"], "{:.2f}"),
-             _or_dash(one["ttft_s"], "{:.2f}"), _or_dash(one["decode_tokens_per_s"], "{:.0f}"),
-             _or_dash(one["peak_rss_bytes"], "{:,.0f}", 1e-6)] for one in data["edge"]["rows"]]  # fmt: skip
-    head = ["where", "variant", "MB on disk", "load, s", "first token, s", "tokens/s", "peak RSS MB"]
-    return table(head, rows) + f"\n{data['edge']['about']}\n" + source(data["edge"])
+    rows = [[one["where"], one["variant"], _or_dash(one.get("load_s"), "{:.2f}"), _or_dash(one.get("ttft_s"), "{:.2f}"),
+             _or_dash(one.get("decode_tokens_per_s"), "{:.0f}"), _or_dash(one.get("peak_rss_bytes"), "{:,.0f}", 2**-20),
+             one.get("note", "")] for one in data["edge"]["rows"]]  # fmt: skip
+    head = ["where", "variant", "load, s", "first token, s", "tokens/s", "peak RSS, MiB", ""]
+    return table(head, rows) + f"\nMedians of {data['edge']['params']['repeats']}.\n" + source(data["edge"])
 
 
 def share(data: Any, name: str) -> float:
@@ -123,7 +119,6 @@ def _section(shown: Callable[[Any], str], part: str = "variants") -> Callable[[R
 SECTIONS: dict[str, Callable[[Reports], str]] = {
     "compression_frontier": _section(frontier),
     "compression_methods": _section(methods),
-    "compression_strategies": _section(strategies, "strategies"),
     "compression_sensitivity": _section(sensitivity, "sensitivity"),
     "compression_runtimes": _section(runtimes, "runtimes"),
     "compression_edge": _section(edge, "edge"),

@@ -54,18 +54,20 @@ def _recovered(data: Any) -> Iterator[Goal]:
 
 
 def _edge(data: Any) -> Iterator[Goal]:
+    """A browser's goal is of a kept load and the first token together. What did not fit has no figures."""
     for one in data.get("edge", {}).get("rows", ()):
-        if one["where"].startswith("browser"):
-            told, held = f"{one['variant']}: {one['ttft_s']:.2f} s", [{"value": one["ttft_s"]}]
-            yield Goal(f"{one['where']}: first token within {FIRST_TOKEN_S:g} s", told, held, FIRST_TOKEN_S)
-            rate = one["decode_tokens_per_s"]
+        held = one.get("decode_tokens_per_s")
+        if one["where"].startswith("browser") and held is not None:
+            first = one["load_s"] + one["ttft_s"]
+            words = f"{one['where']}: first token within {FIRST_TOKEN_S:g} s of a cached load"
+            told = f"{one['variant']}: {one['load_s']:.2f} + {one['ttft_s']:.2f} s"
+            yield Goal(words, told, [{"value": first}], FIRST_TOKEN_S)
             words = f"{one['where']}: at least {BROWSER_RATE:g} tokens/s"
-            yield Goal(words, f"{one['variant']}: {rate:.0f}", [{"value": rate}], BROWSER_RATE, least=True)
-        elif one["peak_rss_bytes"] and "256" in one["where"]:
-            peak = one["peak_rss_bytes"]
-            yield Goal(
-                "answers under 256 MiB", f"{one['variant']}: peak {peak / 2**20:.0f} MiB", [{"value": peak}], CAP_BYTES
-            )
+            yield Goal(words, f"{one['variant']}: {held:.0f}", [{"value": held}], BROWSER_RATE, least=True)
+        elif one["where"].startswith("one thread"):
+            peak = one.get("peak_rss_bytes")
+            told = f"{one['variant']}: peak {peak / 2**20:.0f} MiB" if peak else f"{one['variant']}: does not fit"
+            yield Goal("answers under 256 MiB", told, [{"value": peak}], CAP_BYTES)
 
 
 def rounded(name: str) -> str:

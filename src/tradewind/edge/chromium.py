@@ -1,4 +1,5 @@
-"""A headless Chromium driven through the DevTools protocol, over one WebSocket for each page."""
+"""A headless Chromium driven through the DevTools protocol, over one WebSocket for each page: for tests and measurements,
+needed by nobody who answers."""
 
 import json
 import shutil

@@ -1,0 +1,138 @@
+"""Constrained devices, really run: one thread under a memory cap, a browser with its network cut, LiteRT.
+
+    python -m studies.compression.edge
+
+1. Each variant answers a question of the test set in a process under the cap; one that does not fit is a row that says so.
+2. Headless Chromium loads the page once, and again from what it kept; the server is stopped before it is asked.
+3. LiteRT decodes the same integers, where `make litert` made its environment.
+Medians of `repeats`. Results: reports/studies/compression/edge.json. Not covered: phones, WebGPU.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from studies.compression.places import REPORTS, RUNS, STUDY, VARIANTS, plan
+from tradewind import host
+from tradewind.compression.export_litert import benchmark, export_litert
+from tradewind.config import run
+from tradewind.edge.ask import Ask
+from tradewind.edge.capped import answer_capped
+from tradewind.edge.chromium import Page, browser, executable
+from tradewind.errors import UserError
+from tradewind.files import read_jsonl, write_json
+from tradewind.tracking import Measurement, git_commit, record_run
+
+LITERT = Path(".venv-litert/bin/python")
+STATE = "document.documentElement?.dataset.state"
+FIGURES = ("load_s", "ttft_s", "decode_tokens_per_s", "peak_rss_bytes")
+UNITS = {"load_s": "s", "ttft_s": "s", "decode_tokens_per_s": "token/s", "peak_rss_bytes": "B"}
+Row = dict[str, Any]
+
+
+def main() -> None:
+    settings = plan()["edge"]
+    question = next(row for row in read_jsonl("artifacts/corpus/test.jsonl") if row["kind"] == settings["kind"])
+    rows = [capped(name, question, settings) for name in settings["capped"]]
+    rows += [row for name in settings["browser"] for row in in_browser(name, question, settings)]
+    rows += [in_litert(name, settings) for name in settings["litert"]]
+    with record_run(stage="edge", question=STUDY, params=settings, path=RUNS / f"{STUDY}-edge.json") as made:
+        for row in rows:
+            for figure in FIGURES:
+                if row.get(figure) is not None:
+                    name = f"{figure} {row['where']} {row['variant']}"
+                    made.log(Measurement(name, row[figure], UNITS[figure], settings["repeats"]))
+    head = {"device": host.device(), "git_commit": git_commit(), "run_id": made.run_id}
+    write_json(REPORTS / "edge.json", {**head, "params": settings, "rows": rows})
+    for row in rows:
+        print("edge:", row)
+
+
+def capped(name: str, question: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
+    ask = Ask(str(VARIANTS / name), question["question"], question["passage"], settings["tokens"])
+    row: Row = {"where": f"one thread, {settings['memory_mib']} MiB", "variant": name}
+    try:
+        made = [answer_capped(ask, settings["memory_mib"], lambda text: None) for _ in range(settings["repeats"])]
+    except UserError as error:
+        return row | {"note": str(error)}
+    return row | {
+        "load_s": median(one["load_ms"] for one in made) / 1000,
+        "ttft_s": median(one["ttft_ms"] for one in made) / 1000,
+        "decode_tokens_per_s": median(one["tokens_per_s"] for one in made),
+        "peak_rss_bytes": max(one["peak_rss_bytes"] for one in made),
+        "note": made[0]["cap"],
+    }
+
+
+def in_browser(name: str, question: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Row]:
+    """A row for each number of threads. load_s is of the kept files; what the first load took stands in the note."""
+    if executable() is None:
+        yield {"where": "browser", "variant": name, "note": "Chromium is missing (Debian: apt install chromium)"}
+        return
+    for threads in settings["threads"]:
+        with TemporaryDirectory() as profile, browser(Path(profile)) as open_page:
+            with serving(name) as address:
+                first = loaded(open_page(f"{address}?threads={threads}"))
+                first.wait("!document.getElementById('saved').hidden")
+                fetched = number(first, "loadMs") / 1000
+                page = loaded(open_page(f"{address}?threads={threads}"))
+            made = [asked(page, question, settings["tokens"]) for _ in range(settings["repeats"])]
+            load = number(page, "loadMs") / 1000
+        yield {
+            "where": f"browser, {threads} thread{'s' if threads > 1 else ''}", "variant": name, "load_s": load,
+            "ttft_s": median(one[0] for one in made), "decode_tokens_per_s": median(one[1] for one in made),
+            "note": f"server stopped before it is asked; first load {fetched:.2f} s",
+        }  # fmt: skip
+
+
+@contextmanager
+def serving(name: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "tradewind.edge", "serve", "--port", "0"]
+    command += ["--variants", str(VARIANTS), "--variant", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+
+
+def loaded(page: Page) -> Page:
+    if page.wait(f"['ready', 'failed'].includes({STATE}) && {STATE}", 180) == "failed":
+        raise UserError(f"the page says: {page.evaluate('document.body.innerText')}")
+    return page
+
+
+def asked(page: Page, question: Mapping[str, Any], tokens: int) -> tuple[float, float]:
+    """Seconds to the first token, and tokens a second after it."""
+    for field, value in (("passage", question["passage"]), ("question", question["question"]), ("tokens", tokens)):
+        page.evaluate(f"document.getElementById('{field}').value = {value!r}")
+    page.evaluate("document.getElementById('ask').click()")
+    page.wait(f"{STATE} == 'ready'", 120)
+    return number(page, "ttftMs") / 1000, number(page, "tokensPerS")
+
+
+def number(page: Page, name: str) -> float:
+    return float(page.evaluate(f"document.documentElement.dataset.{name}"))
+
+
+def in_litert(name: str, settings: Mapping[str, Any]) -> Row:
+    row: Row = {"where": "LiteRT, 2 threads", "variant": name}
+    try:
+        with TemporaryDirectory() as folder:
+            model = Path(folder) / f"{name}.tflite"
+            export_litert(VARIANTS / name, model, settings["length"], LITERT)
+            found = benchmark(model, settings["tokens"], 2, LITERT)
+    except UserError as error:
+        return row | {"note": str(error)}
+    kept = {key: found[key] for key in ("load_s", "decode_tokens_per_s", "peak_rss_bytes")}
+    return row | kept | {"note": f"its file: {found['bytes'] / 1e6:.1f} MB"}
+
+
+if __name__ == "__main__":
+    run(main)
