@@ -9,6 +9,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 CLUSTER := $(VENV)/.cluster
+LITERT  := .venv-litert/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -34,9 +35,14 @@ $(CLUSTER): requirements-cluster.lock $(STAMP)
 		|| { grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements-cluster.lock (see $(VENV)/install.log)" >&2; exit 2; }
 	@touch $@
 
-litert: $(STAMP)  ## make .venv-litert, in which `python -m tradewind.compression litert` converts and runs .tflite files
-	@$(PYTHON) -m venv .venv-litert
-	@.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r requirements-litert.lock
+$(LITERT): requirements-litert.lock $(STAMP)
+	@echo "installing requirements-litert.lock into .venv-litert (470 MB)"
+	@$(PYTHON) -m venv --clear .venv-litert
+	@.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r requirements-litert.lock 2>.venv-litert/install.log \
+		|| { grep -m1 '^ERROR' .venv-litert/install.log >&2; echo "error: cannot install requirements-litert.lock (see .venv-litert/install.log)" >&2; exit 2; }
+	@touch $@
+
+litert: $(LITERT)  ## make .venv-litert, in which `python -m tradewind.compression litert` converts and runs .tflite files
 
 data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
 	@python pipelines/acquire.py $(if $(ACCEPT),--accept)

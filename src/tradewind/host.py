@@ -6,11 +6,14 @@ No clocks, loads or dates, so that the file changes only when the machine or its
 import importlib.metadata
 import os
 import platform
+import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 
 LIBRARIES = ("flax", "jax", "jaxlib", "locust", "numpy", "onnxruntime", "optax", "orbax-checkpoint", "transformers")
@@ -73,3 +76,21 @@ def write_facts(path: str | Path = ".tradewind/host.json") -> bool:
         return False
     write_json(path, now)
     return True
+
+
+def peak_rss(pid: int | str = "self") -> int:
+    """Bytes of the highest resident set of a process; 0 once it has ended.
+
+    VmHWM where there is /proc: unlike ru_maxrss, which stands in for it elsewhere, it starts anew at exec. Raises UserError
+    for another process where there is no /proc.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/status").exists():
+            return 0
+        if pid != "self":
+            raise UserError("the memory of another process can only be read from Linux's /proc") from None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)

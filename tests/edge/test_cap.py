@@ -2,7 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tradewind.edge.cap import MIB, Group, Watchdog, choose_cap, own_group, peak_rss
+from tradewind.edge.cap import MIB, Group, Watchdog, choose_cap, own_group
+from tradewind.host import peak_rss
 
 GROW = "import sys; kept = [bytearray(1 << 20) for _ in range(int(sys.argv[1]))]; print(len(kept)); sys.stdin.read()"
 

@@ -55,7 +55,12 @@ def shared_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def engine(shared_engine: Engine) -> Iterator[Engine]:
     """An engine with every slot free, which the test may leave as it likes."""
-    yield shared_engine
-    for slot in range(shared_engine.slots):
-        if shared_engine.length(slot):
-            shared_engine.release(slot)
+    yield from freed(shared_engine)
+
+
+def freed(engine: Engine) -> Iterator[Engine]:
+    """The engine; whatever then runs in its slots ends."""
+    yield engine
+    for slot in range(engine.slots):
+        if engine.length(slot):
+            engine.release(slot)

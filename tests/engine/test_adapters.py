@@ -8,7 +8,7 @@ import pytest
 
 from tests.compression.tiny import CONFIG, reference_logits, tiny_flat, tiny_variant
 from tests.engine.adapters import merged, tiny_adapter
-from tests.engine.conftest import FACTORIES
+from tests.engine.conftest import FACTORIES, freed
 from tests.engine.test_contract import CLOSE, best, go_on
 from tradewind.engine import load_engine
 from tradewind.engine.contract import AdapterInUse, BadFeed, Engine, EngineError, Prefix, UnknownAdapter
@@ -46,10 +46,7 @@ def loaded(
 
 @pytest.fixture
 def engine(loaded: Engine) -> Iterator[Engine]:
-    yield loaded
-    for slot in range(loaded.slots):
-        if loaded.length(slot):
-            loaded.release(slot)
+    yield from freed(loaded)
 
 
 def alone(engine: Engine, prompt: Sequence[int], adapter: str | None, budget: int | None = None) -> list[int]:

@@ -4,7 +4,8 @@ import pytest
 
 from tradewind.engine.mock import MockEngine
 from tradewind.errors import UserError
-from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure, peak_rss_bytes, run_round
+from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure, run_round
+from tradewind.host import peak_rss
 
 PLAN = SpeedPlan(
     engine="mock",
@@ -52,7 +53,7 @@ def test_fresh_processes_take_turns_and_report_their_own_memory():
 
 
 def test_this_process_has_a_peak():
-    assert 1e7 < peak_rss_bytes() < 1e11
+    assert 1e7 < peak_rss() < 1e11
 
 
 def test_a_variant_that_is_not_there_is_one_line(tmp_path):

@@ -20,11 +20,11 @@ from typing import Any
 from tradewind.compression.variant import Manifest, load_variant
 from tradewind.corpus.prompt import conversation
 from tradewind.edge.ask import Ask
-from tradewind.edge.cap import peak_rss
 from tradewind.engine.detokenize import TextStream
 from tradewind.engine.ort import OrtEngine
 from tradewind.engine.sampling import Sampler, SamplingParams
 from tradewind.errors import UserError
+from tradewind.host import peak_rss
 from tradewind.model.tokenizer import Tokenizer
 
 Emit = Callable[[dict[str, Any]], None]

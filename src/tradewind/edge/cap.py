@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from tradewind.errors import UserError
+from tradewind.host import peak_rss
 
 MIB = 1 << 20
 SAMPLE_S = 0.005
@@ -124,14 +124,3 @@ def own_group() -> Path | None:
     roots = [Path(line.split()[1]) for line in mounts if line.split()[2] == "cgroup2"]
     own = [line.removeprefix("0::/") for line in paths if line.startswith("0::/")]
     return roots[0] / own[0] if roots and own else None
-
-
-def peak_rss(pid: int | str = "self") -> int:
-    """Bytes of the highest resident set of a process; 0 once it has ended. Raises UserError where there is no /proc."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        if not Path("/proc/self/status").exists():
-            raise UserError("a memory cap needs Linux's /proc") from None
-        return 0
-    return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)

@@ -6,8 +6,6 @@ weights: prompts are seeded random ids. It measures the engine alone; the load t
 """
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from tqdm import tqdm
 from tradewind.engine import Engine, Prefix, load_engine
 from tradewind.errors import UserError
 from tradewind.evaluation.bootstrap import median_interval
+from tradewind.host import peak_rss
 from tradewind.tracking import Measurement
 
 FORMULAS = {
@@ -160,18 +159,7 @@ def _serve(pipe: Connection, folder: Path | None, plan: SpeedPlan) -> None:
     while (seed := pipe.recv()) is not None:
         pipe.send(run_round(engine, plan, seed))
     engine.close()
-    pipe.send((peak_rss_bytes(), load_s))
-
-
-def peak_rss_bytes() -> int:
-    """Highest resident set of this process. VmHWM where there is /proc: unlike ru_maxrss it starts anew at exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    pipe.send((peak_rss(), load_s))
 
 
 def measure(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> dict[str, list[Measurement]]:
