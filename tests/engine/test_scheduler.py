@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.scheduling import WAIT, Faulty, ask, by_hand, send, settled
+from tests.engine.scheduling import WAIT, Faulty, Inbox, ask, by_hand, send, settled
 from tradewind.engine.mock import IM_END, MockEngine, best_next
 from tradewind.engine.requests import (
     TERMINAL,
@@ -48,6 +48,21 @@ def test_one_request_by_hand(scheduler: Scheduler) -> None:
     assert inbox.end() == Done(5, 20)
     assert inbox.finish() == "length"
     assert sum(event.tokens for event in inbox.events if isinstance(event, Delta)) == 20
+
+
+def test_a_request_counts_as_waiting_or_as_running_until_its_end(scheduler: Scheduler) -> None:
+    counts: list[int] = []
+
+    def note(event: Event) -> None:
+        state = scheduler.snapshot()
+        counts.append(state.running + state.waiting)
+        inbox(event)
+
+    inbox = Inbox()
+    scheduler.submit(ask("hello"), note)
+    inbox.end()
+    assert counts[:-1] == [1] * 20
+    assert counts[-1] == 0
 
 
 def test_the_end_token_stops_and_shows_nothing(scheduler: Scheduler) -> None:

@@ -325,19 +325,21 @@ class Scheduler:
     def _start_answer(self, ticket: Ticket) -> None:
         """The next one of a prefilled prompt: its first token needs no slot, the others do."""
         with self._changed:
-            self._starting = None
             answer, prefix = ticket.take_answer()
-            if ticket.unstarted:
-                self._queue.put_back(ticket)
         if prefix.logits is None:
             raise RuntimeError("the engine gave no logits")
         lookup = Lookup.of(ticket.request, self.settings) if self.engine.exact_feeds else None
         row = Row(ticket, answer, lookup)
         self._accept(row, prefix.logits[None], ())
-        if row.finished:
+        slot = None if row.finished else self._slots.take(prefix)
+        with self._changed:  # at every moment the request counts as waiting or as running
+            if slot is not None:
+                self._slots.rows[slot] = row
+            self._starting = None
+            if ticket.unstarted:
+                self._queue.put_back(ticket)
+        if slot is None:
             self._end_answer(ticket)
-            return
-        self._slots.start(row, prefix)
 
     def _decode(self) -> None:
         """Feed every running answer its last token and its draft, all in one step."""

@@ -1,8 +1,8 @@
 """The engine's slots: which are free, whose answer is in each, and which the engine would not give back.
 
-The life of a slot: free -> `start` puts a prompt and its answer there -> `end` frees it. Where the engine raises, the
-slot is stuck: its state is unknown, so it is asked and tried again by `retry` before anybody gets it. It knows no queue.
-Changed by the engine's thread only; other threads may read counts.
+The life of a slot: free -> `take` puts a prompt there, and its answer gets a row -> `end` frees it. Where the engine
+raises, the slot is stuck: its state is unknown, so it is asked and tried again by `retry` before anybody gets it. It
+knows no queue. Changed by the engine's thread only; other threads may read counts.
 """
 
 import logging
@@ -20,15 +20,15 @@ class Slots:
         self.free = list(range(engine.slots))
         self.stuck: list[int] = []
 
-    def start(self, row: Row, prefix: Prefix) -> None:
-        """Give an answer a free slot. Raises what the engine raises; the answer has none then."""
+    def take(self, prefix: Prefix) -> int:
+        """Put a prompt into a free slot. Raises what the engine raises; the slot is stuck then."""
         slot = self.free.pop()
         try:
             self.engine.insert(prefix, slot)
         except Exception:
             self.stuck.append(slot)
             raise
-        self.rows[slot] = row
+        return slot
 
     def end(self, slot: int) -> Row:
         """Free the slot of an answer. Never raises what the engine raises."""
