@@ -15,9 +15,10 @@ WORDS = ["array", "shape", "axis", "return", "value", "default", "raise", "error
 
 
 def tiny_teacher() -> Flat:
-    """Random weights, large enough that every layer and neuron matters."""
+    """Random weights, large enough that every layer and neuron matters, and answers are far from uniform."""
     flat = to_flat(Decoder(CONFIG, rngs=nnx.Rngs(0)))
-    return {name: array * (5.0 if array.ndim == 2 else 1.0) for name, array in flat.items()}
+    scales = {name: 20.0 if "embed" in name else 5.0 for name, array in flat.items() if array.ndim == 2}
+    return {name: array * scales.get(name, 1.0) for name, array in flat.items()}
 
 
 def batches_of(packed: Packed, rows: int = 10) -> list[Batch]:

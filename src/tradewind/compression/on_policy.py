@@ -79,7 +79,6 @@ def sample_answers(
 ) -> list[Sample]:
     """Each prompt with an answer sampled from the model, up to the end of text; the answer's tokens are targets."""
     length = -(-max(map(len, asked)) // 32) * 32
-    answer = nnx.jit(_answer, static_argnames=("count", "temperature"))
     key = jax.random.fold_in(jax.random.key(seed[0]), seed[-1])
     out: list[Sample] = []
     for start in range(0, len(asked), choice.batch):
@@ -88,12 +87,13 @@ def sample_answers(
         lengths = np.asarray([len(ids) for ids in part], np.int32)
         key, own = jax.random.split(key)
         answers = np.asarray(
-            answer(model, jnp.asarray(tokens), jnp.asarray(lengths), own, choice.answer_tokens, choice.temperature)
+            _answer(model, jnp.asarray(tokens), jnp.asarray(lengths), own, choice.answer_tokens, choice.temperature)
         )
         out += [_sample(ids, ended, model.config.eos_token_id) for ids, ended in zip(part, answers, strict=True)]
     return out[: len(asked)]
 
 
+@nnx.jit(static_argnames=("count", "temperature"))
 def _answer(
     model: Decoder, tokens: jax.Array, lengths: jax.Array, key: jax.Array, count: int, temperature: float
 ) -> jax.Array:

@@ -82,9 +82,9 @@ class _Refit:
     def _reading(self, norm: nnx.RMSNorm, states: States, wide: nnx.RMSNorm, goals: States) -> np.ndarray:
         """[D', D] with which the student's norm is nearest to the teacher's, times what the teacher's scale does."""
         x, y = (self._flatten([part(state) for state in parts]) for part, parts in ((norm, states), (wide, goals)))
-        basis, scale = self.sketch.basis, np.asarray(wide.scale[...])
-        assert basis is not None
-        return solve_ridge(x, y, basis.T * scale, self.ridge, np.ones(len(x)))
+        basis, scale = self.sketch.basis, wide.scale
+        assert basis is not None and scale is not None
+        return solve_ridge(x, y, basis.T * np.asarray(scale[...]), self.ridge, np.ones(len(x)))
 
     def _write(self, matrix: nnx.Linear, features: States, base: States, goals: States) -> States:
         """Solves `matrix` so that base + features W is nearest to the goals, each token's error relative to its goal; the
