@@ -1,41 +1,54 @@
-"""Stage `distill`: the initial student trained to say what the cached teacher said -> the student."""
+"""Stage `distill`: the initial student trained to say what the teacher says -> the student.
+
+`python pipelines/distill.py tiny`: the student of that name in the section; without a name, `student`. All students with
+the same tokenizer share one teacher cache.
+"""
 
 import shutil
+import sys
+
+import numpy as np
 
 from tradewind.compression.distill import DistillConfig, distill
+from tradewind.compression.on_policy import Scorer
 from tradewind.compression.teacher_cache import load_cache
-from tradewind.config import build, run, stage_params
+from tradewind.config import build, run, student_params
 from tradewind.files import read_json, write_json
 from tradewind.model.base import save_checkpoint
 from tradewind.model.tokenizer import Tokenizer
-from tradewind.model.weights import load_hf
+from tradewind.model.weights import load_hf, to_model
 from tradewind.tracking import Measurement, record_run
 from tradewind.training.checkpoint import Checkpoints, run_folder
 
-INITIAL, CACHE, STUDENT = "artifacts/student_init", "artifacts/teacher_cache", "artifacts/student"
+TEACHER, CACHE = "artifacts/teacher", "artifacts/teacher_cache"
 
 
 def main() -> None:
-    params = stage_params("distill")
+    name, params = student_params("distill", sys.argv[1:])
     context = {key: params.pop(key) for key in ("profile", "seed")}
-    choice = build(DistillConfig, params, "distill")
-    tokenizer = Tokenizer.load(INITIAL)
-    config, flat = load_hf(INITIAL)
-    teacher = read_json(f"{INITIAL}/vocabulary.json")["teacher_digest"]
-    cache = load_cache(CACHE, {"tokenizer": tokenizer.digest, "teacher": teacher})
+    initial, student = f"artifacts/{name}_init", f"artifacts/{name}"
+    choice = build(DistillConfig, params, f"distill.{name}")
+    tokenizer = Tokenizer.load(initial)
+    config, flat = load_hf(initial)
+    vocabulary = read_json(f"{initial}/vocabulary.json")
+    cache = load_cache(CACHE, {"tokenizer": tokenizer.digest, "teacher": vocabulary["teacher_digest"]})
     checkpoints = Checkpoints(
-        run_folder("distill", params | context, [f"{INITIAL}/model.safetensors", f"{CACHE}/header.json"])
+        run_folder("distill", params | context, [f"{initial}/model.safetensors", f"{CACHE}/header.json"])
     )
-    with record_run(stage="distill", question="compression", variant="student", params=params | context,
-                    path="reports/runs/distill.json") as record:  # fmt: skip
-        trained, result = distill(config, flat, cache, choice, context["seed"], checkpoints)
+    scorer = None
+    if choice.on_policy.share:
+        scorer = Scorer(to_model(*load_hf(TEACHER)), np.asarray(vocabulary["teacher_ids"]), cache.top_ids.shape[-1], 4)
+    report = "reports/runs/distill.json" if name == "student" else f"reports/runs/distill-{name}.json"
+    with record_run(stage="distill", question="compression", variant=name, params=params | context,
+                    path=report) as record:  # fmt: skip
+        trained, result = distill(config, flat, cache, choice, context["seed"], checkpoints, scorer)
         formula = "tokens of the rows, prompts and answers alike, padding left out, over seconds after the first step"
         record.log(
             Measurement("trained_tokens_per_s", result.tokens_per_s, "tokens/s", result.timed_tokens, formula=formula)
         )
-    save_checkpoint(STUDENT, config, trained, tokenizer)
-    shutil.copyfile(f"{INITIAL}/vocabulary.json", f"{STUDENT}/vocabulary.json")
-    write_json(f"{STUDENT}/training.json", {"log": result.log})
+    save_checkpoint(student, config, trained, tokenizer)
+    shutil.copyfile(f"{initial}/vocabulary.json", f"{student}/vocabulary.json")
+    write_json(f"{student}/training.json", {"log": result.log})
     checkpoints.clear()
     print(f"distill: {config.num_parameters:,} parameters, {result.tokens_per_s:.0f} tokens/s, last {result.log[-1]}")
 

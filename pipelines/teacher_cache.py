@@ -9,6 +9,7 @@ from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf, to_model, weights_digest
 from tradewind.training.data import draw, pack
 from tradewind.training.finetune import DTYPES
+from tradewind.training.taps import Taps
 
 TEACHER, STUDENT = "artifacts/teacher", "artifacts/student_init"
 TRAIN, CACHE = "artifacts/corpus/train.jsonl", "artifacts/teacher_cache"
@@ -21,9 +22,9 @@ def main() -> None:
     conversations = [row["messages"] for row in read_jsonl(TRAIN)]
     packed = pack(draw(conversations, tokenizer, params["tokens"], params["length"], params["seed"]), params["length"])
     config, flat = load_hf(TEACHER)
-    cache = ask_teacher(
-        to_model(config, flat, dtype=DTYPES[params["dtype"]]), teacher_ids, packed, params["k"], params["rows"]
-    )
+    teacher = to_model(config, flat, dtype=DTYPES[params["dtype"]])
+    taps = Taps(tuple(params.get("streams", ())), params.get("relation_heads", 0))
+    cache = ask_teacher(teacher, teacher_ids, packed, params["k"], params["rows"], taps)
     digests = {"teacher": weights_digest(flat), "tokenizer": tokenizer.digest, "data": data_digest(packed)}
     save_cache(CACHE, cache, digests)
     print(f"teacher_cache: {packed.tokens} tokens, {packed.targets} answer positions, top {params['k']}")

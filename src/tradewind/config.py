@@ -8,7 +8,7 @@ import errno
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,18 @@ def stage_params(stage: str, path: str | Path = "params.yaml") -> dict[str, Any]
     if stage not in params:
         raise UserError(f"{path}: no section {stage!r} (sections: {', '.join(sorted(params))})")
     return {"profile": params["profile"], "seed": params["seed"], **params[stage]}
+
+
+def student_params(
+    stage: str, arguments: Sequence[str], path: str | Path = "params.yaml"
+) -> tuple[str, dict[str, Any]]:
+    """The name of the student on a stage's command line (`student` where there is none) and its part of the section."""
+    params = stage_params(stage, path)
+    context = {key: params.pop(key) for key in ("profile", "seed")}
+    name = arguments[0] if arguments else "student"
+    if name not in params:
+        raise UserError(f"{path}: section {stage!r} has no student {name!r} (students: {', '.join(sorted(params))})")
+    return name, context | params[name]
 
 
 def read_params(path: str | Path = "params.yaml") -> dict[str, Any]:

@@ -6,18 +6,23 @@ from flax import nnx
 from tradewind.model.decoder import Decoder, DecoderConfig
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import Flat, to_flat
-from tradewind.training.data import Packed, pack
+from tradewind.training.data import Batch, Packed, pack
 
 CONFIG = DecoderConfig(
-    vocab_size=61, hidden_size=16, num_layers=5, num_heads=4, num_kv_heads=2, head_dim=4, mlp_size=24
+    vocab_size=61, hidden_size=64, num_layers=5, num_heads=4, num_kv_heads=2, head_dim=16, mlp_size=96
 )
 WORDS = ["array", "shape", "axis", "return", "value", "default", "raise", "error", "matrix", "index"]
 
 
 def tiny_teacher() -> Flat:
-    """Random weights, large enough that every layer and neuron matters."""
+    """Random weights, large enough that every layer and neuron matters, and answers are far from uniform."""
     flat = to_flat(Decoder(CONFIG, rngs=nnx.Rngs(0)))
-    return {name: array * (10.0 if array.ndim == 2 else 1.0) for name, array in flat.items()}
+    scales = {name: 20.0 if "embed" in name else 5.0 for name, array in flat.items() if array.ndim == 2}
+    return {name: array * scales.get(name, 1.0) for name, array in flat.items()}
+
+
+def batches_of(packed: Packed, rows: int = 10) -> list[Batch]:
+    return [packed.take(range(start, min(start + rows, len(packed)))) for start in range(0, len(packed), rows)]
 
 
 def tiny_rows(count: int = 30, length: int = 32, vocab: int = CONFIG.vocab_size) -> Packed:

@@ -5,14 +5,17 @@ from tests.compression.distilling import CONFIG, tiny_rows, tiny_teacher
 from tradewind.compression.teacher_cache import (
     HEADER_FILE,
     WEIGHTS_FILE,
+    TeacherCache,
     ask_teacher,
     data_digest,
     load_cache,
+    mix,
     save_cache,
 )
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.model.weights import to_model
+from tradewind.training.taps import Taps
 
 STUDENT = np.array([0, 3, 4, 7, 11, 12, 20, 21, 33, 40, 55, 60])  # the teacher's id of each student id
 DIGESTS = {"teacher": "t", "tokenizer": "k", "data": "d"}
@@ -87,8 +90,58 @@ def test_another_version_or_a_damaged_file_is_refused(cache, tmp_path):
     with pytest.raises(UserError, match=r"not the file that header\.json describes"):
         load_cache(folder, DIGESTS)
     write_json(folder / HEADER_FILE, read_json(folder / HEADER_FILE) | {"version": 99})
-    with pytest.raises(UserError, match="teacher cache of version 99, this code reads 1"):
+    with pytest.raises(UserError, match=r"teacher cache of version 99, this code reads .1, 2."):
         load_cache(folder, DIGESTS)
+
+
+def test_a_cache_of_version_1_is_read_as_one_without_streams_and_relations(cache, tmp_path):
+    save_cache(tmp_path / "cache", cache, DIGESTS)
+    header = read_json(tmp_path / "cache" / HEADER_FILE)
+    old = {key: value for key, value in header.items() if key not in ("layers", "streams", "relation_heads")}
+    write_json(tmp_path / "cache" / HEADER_FILE, old | {"version": 1})
+    read = load_cache(tmp_path / "cache", DIGESTS)
+    assert read.streams is None and read.relations is None
+    np.testing.assert_array_equal(read.hidden, cache.hidden)
+
+
+def test_streams_and_relations_are_the_dense_ones_and_are_kept(teacher, tmp_path):
+    taps = Taps((0, 2, 5), 2)
+    asked = ask_teacher(teacher, STUDENT, tiny_rows(vocab=len(STUDENT)), k=5, rows=3, taps=taps)
+    save_cache(tmp_path / "cache", asked, DIGESTS)
+    read = load_cache(tmp_path / "cache", DIGESTS)
+    assert read.taps == taps and read.layers == 5
+    rows = read.packed.rows
+    _, states = teacher.hidden(STUDENT[rows.tokens], rows.positions, rows.segments, return_layers=True)
+    used = rows.weights > 0
+    for place, layer in enumerate(taps.streams):
+        state = np.take_along_axis(np.asarray(states[layer]), rows.where[..., None], axis=1)[used]
+        unit = state / np.sqrt((state**2).mean(-1, keepdims=True))
+        np.testing.assert_allclose(read.streams[used][:, place], unit, atol=5e-3)
+    assert read.relations.shape == (*rows.where.shape, 6, rows.where.shape[1])
+    np.testing.assert_allclose(read.relations[used].astype(np.float32).sum(-1), 1.0, atol=5e-3)
+    _, targets = read.take(np.array([0]))
+    assert targets.streams.shape[2] == 3 and targets.relations.shape[2] == 6
+
+
+def test_a_mixed_cache_has_the_share_asked_for(cache):
+    own = ask_teacher_rows(cache, 3)
+    joined = mix(own, cache, 0.5, [0, 1])
+    assert len(joined.packed) == 6 and len(joined.top_ids) == 6
+    np.testing.assert_array_equal(joined.hidden[:3], own.hidden)
+    again, other = mix(own, cache, 0.5, [0, 1]), mix(own, cache, 0.5, [0, 2])
+    np.testing.assert_array_equal(again.packed.rows.tokens, joined.packed.rows.tokens)
+    assert not np.array_equal(other.packed.rows.tokens, joined.packed.rows.tokens)
+    assert len(mix(own, cache, 1.0, [0]).packed) == 3
+
+
+def ask_teacher_rows(cache, count):
+    part = {name: array[:count] for name, array in cache.arrays().items()}
+    return TeacherCache(cache.packed.head(count), **part, taps=cache.taps, layers=cache.layers)
+
+
+def test_a_layer_that_the_teacher_lacks_is_a_user_error(teacher):
+    with pytest.raises(UserError, match=r"teacher_cache\.streams: 6 is not within the teacher's 5 layers"):
+        ask_teacher(teacher, STUDENT, tiny_rows(vocab=len(STUDENT)), k=5, rows=2, taps=Taps((6,)))
 
 
 def test_more_tokens_than_the_vocabulary_has_is_a_user_error(teacher):

@@ -43,7 +43,7 @@ def test_one_parameter_reruns_only_what_depends_on_it(nano_run):
     before = params.read_text(encoding="utf-8")
     try:
         changed = yaml.safe_load(before)
-        changed["distill"]["learning_rate"] = 1e-5
+        changed["distill"]["student"]["learning_rate"] = 1e-5
         params.write_text(yaml.safe_dump(changed), encoding="utf-8")
         assert would_run(nano_run) == {"distill"}
     finally:

@@ -15,11 +15,11 @@ from tradewind.training.loop import (
     _stack,
     build_step,
     optimizer,
-    run_model,
     train,
 )
 from tradewind.training.losses import CrossEntropy
 from tradewind.training.mesh import MeshConfig
+from tradewind.training.taps import run_model
 
 PLAIN = OptimizerConfig(learning_rate=1e-2, warmup=0.0)
 

@@ -8,8 +8,9 @@ from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder
 from tradewind.model.lora import MODULES, AdaptedLinear, LoRAConfig, adapt, adapted, merge
 from tradewind.model.weights import to_flat
-from tradewind.training.loop import OptimizerConfig, PackedExamples, TrainConfig, run_model, train
+from tradewind.training.loop import OptimizerConfig, PackedExamples, TrainConfig, train
 from tradewind.training.losses import CrossEntropy
+from tradewind.training.taps import run_model
 
 
 def outputs(model, packed):

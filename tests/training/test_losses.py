@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from tradewind.errors import UserError
-from tradewind.training.losses import CrossEntropy, HiddenCosine, LogitsKL, Outputs, Targets, combine
+from tradewind.training.losses import (
+    CrossEntropy,
+    HiddenCosine,
+    JensenShannon,
+    LogitsKL,
+    Outputs,
+    RelationsKL,
+    ReverseKL,
+    SkewKL,
+    StreamsCosine,
+    Targets,
+    combine,
+)
 
 B, A, V, D = 2, 5, 17, 6
 
@@ -71,6 +83,68 @@ def test_kl_with_a_tail_is_that_of_the_merged_distributions(case, k, temperature
     np.testing.assert_allclose(loss, (reference * weights).sum() / weights.sum(), rtol=1e-4)
     same, _ = LogitsKL(temperature)(Outputs(hidden[0], teacher), targets)
     assert abs(float(same)) < 1e-5
+
+
+def both(case, k):
+    """Targets, and the merged distributions [B,A,K+1] of teacher and student in float64."""
+    student, teacher, _, weights, ids = case
+    targets = targets_of(teacher, k, ids, weights, None)
+    top = [np.exp(np.take_along_axis(log_softmax(logits), targets.top_ids, -1)) for logits in (teacher, student)]
+    return targets, *(np.concatenate([part, 1 - part.sum(-1, keepdims=True)], -1) for part in top)
+
+
+def kl(p, q):
+    return (p * np.log(p / q)).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reference"),
+    [
+        (ReverseKL(), lambda p, q: kl(q, p)),
+        (JensenShannon(0.5), lambda p, q: 0.5 * kl(p, (p + q) / 2) + 0.5 * kl(q, (p + q) / 2)),
+        (JensenShannon(0.1), lambda p, q: 0.1 * kl(p, 0.1 * p + 0.9 * q) + 0.9 * kl(q, 0.1 * p + 0.9 * q)),
+        (SkewKL(0.2), lambda p, q: kl(p, 0.2 * p + 0.8 * q)),
+    ],
+)
+def test_divergences_are_those_of_the_merged_distributions(case, strategy, reference):
+    student, teacher, hidden, weights, _ = case
+    targets, p, q = both(case, 4)
+    loss, _ = strategy(Outputs(hidden[0], student), targets)
+    np.testing.assert_allclose(loss, (reference(p, q) * weights).sum() / weights.sum(), rtol=1e-4)
+    assert abs(float(strategy(Outputs(hidden[0], teacher), targets)[0])) < 1e-5
+
+
+def test_streams_are_compared_by_direction_layer_by_layer(case):
+    student, _, hidden, weights, ids = case
+    rng = np.random.default_rng(3)
+    mine, theirs = (rng.normal(size=(B, A, 3, D)).astype(np.float32) for _ in range(2))
+    cosine = (mine * theirs).sum(-1) / np.linalg.norm(mine, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    targets = Targets(ids, weights, streams=theirs)
+    loss, _ = StreamsCosine()(Outputs(hidden[0], student, streams=mine), targets)
+    np.testing.assert_allclose(loss, ((1 - cosine.mean(-1)) * weights).sum() / weights.sum(), rtol=1e-5)
+
+
+def test_relations_are_compared_as_distributions(case):
+    student, _, hidden, weights, ids = case
+    rng = np.random.default_rng(4)
+    p, q = (np.exp(log_softmax(rng.normal(size=(B, A, 2, A)))) for _ in range(2))
+    p[..., 0] = 0.0  # a place of another sample
+    p /= p.sum(-1, keepdims=True)
+    parts = np.where(p > 0, p * np.log(np.maximum(p, 1e-30) / q), 0.0).sum(-1).mean(-1)
+    targets = Targets(ids, weights, relations=p.astype(np.float32))
+    loss, _ = RelationsKL()(Outputs(hidden[0], student, relations=np.log(q).astype(np.float32)), targets)
+    np.testing.assert_allclose(loss, (parts * weights).sum() / weights.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("logits", "likeliest"), ("reverse", "likeliest"), ("hidden", "hidden"), ("streams", r"teacher_cache\.streams"),
+     ("relations", r"teacher_cache\.relation_heads")],
+)  # fmt: skip
+def test_a_cache_without_what_a_loss_needs_is_a_user_error(case, name, named):
+    student, _, hidden, weights, ids = case
+    with pytest.raises(UserError, match=f"needs .*{named}.*teacher cache does not hold"):
+        combine({name: 1.0})(Outputs(hidden[0], student), Targets(ids, weights))
 
 
 def test_hidden_cosine_matches_numpy_and_ignores_length(case):

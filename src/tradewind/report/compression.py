@@ -58,6 +58,28 @@ def methods(data: Any) -> str:
     return table(head, rows) + source(data)
 
 
+def strategies(data: Any) -> str:
+    """Distillation strategies on equal tokens, from the same start."""
+    part = data["strategies"]
+    rows = []
+    for one in sorted(part["rows"], key=lambda one: one["kl_to_teacher"]):
+        figures = [f"{one[key]:.3f} [{one[f'{key}_ci'][0]:.3f}, {one[f'{key}_ci'][1]:.3f}]"
+                   for key in ("kl_to_teacher", "kl_beyond_basis", "cross_entropy")]  # fmt: skip
+        trained = one["tokens_per_s"] > 0
+        rows.append(
+            [one["strategy"] if trained else "untrained", *figures, f"{one['tokens_per_s']:,.0f}" if trained else "-"]
+        )
+    head = [
+        "strategy",
+        "KL to the teacher [95 %]",
+        f"beyond `{part['basis']}`",
+        "loss, nats a token [95 %]",
+        "trained tok/s",
+    ]
+    told = f"{part['trained_tokens']:,} tokens each from `{part['initial']}`; {part['judged_tokens']:,} answer tokens judged."
+    return table(head, rows) + f"\n{told} One seed: intervals are over the text alone.\n" + source(part)
+
+
 def sensitivity(data: Any) -> str:
     """What rounding one kind of matrix alone to int4 costs, and per megabyte that it saves over int8."""
     part = data["sensitivity"]
@@ -119,6 +141,7 @@ def _section(shown: Callable[[Any], str], part: str = "variants") -> Callable[[R
 SECTIONS: dict[str, Callable[[Reports], str]] = {
     "compression_frontier": _section(frontier),
     "compression_methods": _section(methods),
+    "compression_strategies": _section(strategies, "strategies"),
     "compression_sensitivity": _section(sensitivity, "sensitivity"),
     "compression_runtimes": _section(runtimes, "runtimes"),
     "compression_edge": _section(edge, "edge"),

@@ -20,9 +20,10 @@ from tradewind.model.lora import LoRAConfig, adapt, merge
 from tradewind.model.weights import Flat, to_flat, to_model, weights_digest
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.data import Batch, ChatTokenizer, Packed, draw, pack
-from tradewind.training.loop import OptimizerConfig, PackedExamples, TrainConfig, TrainResult, run_model, train
+from tradewind.training.loop import OptimizerConfig, PackedExamples, TrainConfig, TrainResult, train
 from tradewind.training.losses import CrossEntropy, Targets
 from tradewind.training.mesh import MeshConfig
+from tradewind.training.taps import run_model
 
 METHODS: dict[str, type[nnx.Variable[Any]]] = {"lora": nnx.LoRAParam, "full": nnx.Param}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

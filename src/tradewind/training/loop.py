@@ -22,8 +22,9 @@ from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.data import Batch, Packed, Schedule
-from tradewind.training.losses import Outputs, Strategy, Targets
+from tradewind.training.losses import Strategy, Targets
 from tradewind.training.mesh import MeshConfig, make_mesh, place_like, place_rows, place_weights
+from tradewind.training.taps import Taps, run_model
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,13 @@ def train(
     checkpoints: Checkpoints | None = None,
     title: str = "train",
     seen: Seen | None = None,
+    taps: Taps | None = None,
 ) -> TrainResult:
     """Train the variables of type `trainable` in `model`, in place.
 
     seen: what the model computes with in place of its trained weights (their rounded values, say); None: themselves.
         The gradient there is applied to the weights as it is.
+    taps: what the strategy looks at beside hidden states and logits.
     """
     schedule, steps, row_tokens = plan(examples.packed, config)
     mesh = make_mesh(config.mesh)
@@ -125,7 +128,7 @@ def train(
     weights, frozen = place_weights(weights, mesh), place_weights(frozen, mesh)
     transform = optimizer(config.optimizer, steps)
     moments = place_like(transform.init(weights), weights, mesh)
-    step = build_step(graph, transform, strategy, config.remat)
+    step = build_step(graph, transform, strategy, config.remat, taps)
     done, (weights, moments), log = _resume(checkpoints, (weights, moments))
     clock = _Clock()
     with tqdm(total=steps, initial=done, desc=title, unit="step", disable=None) as bar:
@@ -170,13 +173,19 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
     )
 
 
-def build_step(graph: Any, transform: optax.GradientTransformation, strategy: Strategy, remat: bool) -> Step:
+def build_step(
+    graph: Any,
+    transform: optax.GradientTransformation,
+    strategy: Strategy,
+    remat: bool,
+    taps: Taps | None = None,
+) -> Step:
     """The compiled step; weights and moments are donated. Gradients reach only the trained weights, so the compiler
     drops the backward pass below the lowest of them and every gradient of frozen weights."""
 
     def summed_loss(weights: nnx.State, frozen: nnx.State, feed: tuple[Batch, Targets]) -> tuple[jax.Array, Any]:
         batch, targets = feed
-        outputs = run_model(nnx.merge(graph, weights, frozen), batch, remat)
+        outputs = run_model(nnx.merge(graph, weights, frozen), batch, remat, taps)
         loss, metrics = strategy(outputs, targets)
         count = targets.weights.sum()
         return loss * count, ({"loss": loss * count} | {k: v * count for k, v in metrics.items()}, count)
@@ -199,13 +208,6 @@ def build_step(graph: Any, transform: optax.GradientTransformation, strategy: St
         return optax.apply_updates(weights, updates), moments, metrics
 
     return jax.jit(step, donate_argnums=(0, 1))
-
-
-def run_model(model: Decoder, batch: Batch, remat: bool = False) -> Outputs:
-    """Hidden states [B,A,D] and logits [B,A,V] at the target places of a batch, and nowhere else."""
-    hidden = model.hidden(jnp.asarray(batch.tokens), jnp.asarray(batch.positions), jnp.asarray(batch.segments), remat)
-    chosen = jnp.take_along_axis(hidden, batch.where[..., None], axis=1)
-    return Outputs(chosen, model.logits(chosen))
 
 
 def _accumulate(gradient: Callable[[Any], Any], feed: Any) -> Any:

@@ -50,6 +50,7 @@ WEIGHTS: dict[str, tuple[str | None, ...]] = {
     "a": (None, "fsdp"),
     "b": (None, "tensor"),
     "scale": (None,),
+    "projection": (None, None, None),
 }
 """Last parts of a parameter's path -> mesh axis of each dimension. Every parameter of the decoder is in it."""
 
