@@ -1,8 +1,6 @@
 """One variant of the study: a model's weights quantized by a recipe of conf/quantize and written in every container.
 
-    python -m studies.compression.variant student-int4-qat
-
-Weights of `-qat` are those that the stage `qat` trained for the recipe before it, all others the model's own.
+python -m studies.compression.variant student-int4-qat
 """
 
 import sys
@@ -12,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from studies.compression.places import MADE, VARIANTS, model_folder
+from studies.compression.places import VARIANTS, model_folder
 from tradewind.compression.calibration import calibration_rows
 from tradewind.compression.export import write_variant
 from tradewind.compression.kv_cache import kv_scales
@@ -23,19 +21,19 @@ from tradewind.errors import UserError
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf, to_model
 
-TRAIN, QAT = "artifacts/corpus/train.jsonl", "-qat"
+TRAIN = "artifacts/corpus/train.jsonl"
 
 
 def main() -> None:
     params = stage_params("quantize")
     for name in sys.argv[1:]:
-        model, chosen = split_name(name)
-        folder = MADE / "qat" / name.removesuffix(QAT) if name.endswith(QAT) else model_folder(model)
-        if chosen == "fp32":
+        model, recipe = split_name(name)
+        folder = model_folder(model)
+        if recipe == "fp32":
             manifest = write_variant(VARIANTS / name, name, *load_hf(folder), Tokenizer.load(folder))
         else:
             recipes = read_recipes(params["recipes"])
-            if (recipe := chosen.removesuffix(QAT)) not in recipes:
+            if recipe not in recipes:
                 raise UserError(f"{name}: no recipe {recipe!r} (choices: {', '.join(recipes)})")
             manifest = quantized(name, folder, recipes[recipe], params)
         print(f"variant: {name}, {manifest.bytes / 1e6:.1f} MB of weights, digest {manifest.weights_digest}")

@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 
 from tests.compression import tiny
-from tradewind.compression.distill import DistillConfig, distill
-from tradewind.compression.qat import fake_quantize, rounding
-from tradewind.compression.quantize import dequantize, quantize, quantize_tensor
+from tradewind.compression.gptq import quantize_gptq
+from tradewind.compression.qat import QatConfig, every_token, fake_quantize, quantize_qat, rounding
+from tradewind.compression.quantize import quantize, quantize_tensor
 from tradewind.compression.rules import Rule
-from tradewind.compression.teacher_cache import ask_teacher
+from tradewind.compression.sensitivity import divergence
 from tradewind.errors import UserError
-from tradewind.model.weights import to_model
 from tradewind.training.data import pack
-from tradewind.training.loop import OptimizerConfig, run_model
-from tradewind.training.losses import combine
+from tradewind.training.loop import OptimizerConfig
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
@@ -27,21 +25,25 @@ def test_what_is_trained_is_what_is_stored(dtype, axis):
     np.testing.assert_array_equal(fake_quantize(jnp.asarray(given), dtype, axis), expected)
 
 
-def divergence(flat, cache) -> float:
-    batch, targets = cache.take(np.arange(len(cache.packed)))
-    return float(combine({"logits": 1.0})(run_model(to_model(tiny.CONFIG, flat), batch), targets)[0])
+def test_every_token_that_follows_another_of_its_sample_is_a_target():
+    packed = pack([([5, 6, 7, 8], [0, 0, 0, 1]), ([9, 10], [0, 1])], 8)
+    every = every_token([packed.take([0])])
+    batch = every.take([0])
+    used = batch.weights[0] > 0
+    pairs = set(zip(batch.tokens[0][batch.where[0][used]], batch.targets[0][used], strict=True))
+    assert pairs == {(5, 6), (6, 7), (7, 8), (9, 10)}
+    assert every.targets == 4
 
 
-def test_training_brings_the_rounded_model_back_to_its_float_weights():
+def test_training_ends_nearer_to_the_float_weights_than_gptq():
+    """On other text than it was trained on."""
     flat, rules = tiny.tiny_flat(), tiny.rules("int4")
-    random = np.random.default_rng(1)
-    samples = [(random.integers(tiny.VOCABULARY, size=60).tolist(), [1] * 60) for _ in range(24)]
-    cache = ask_teacher(to_model(tiny.CONFIG, flat), np.arange(tiny.VOCABULARY), pack(samples, 64), k=64, rows=8)
-    choice = DistillConfig(12_000, 4, OptimizerConfig(2e-3), {"logits": 1.0})
-    trained, result = distill(tiny.CONFIG, flat, cache, choice, seed=0, seen=rounding(tiny.CONFIG, rules))
-    before, after = (divergence(dequantize(quantize(one, rules)), cache) for one in (flat, trained))
-    assert after < 0.7 * before
-    assert result.log[0]["logits_kl"] > result.log[-1]["logits_kl"]
+    text, unseen = ([tiny.tiny_batch(seed=seed) for seed in seeds] for seeds in (range(2, 98), range(500, 504)))
+    made = quantize_qat(tiny.CONFIG, flat, rules, text, QatConfig(16_000, OptimizerConfig(1e-3)))
+    kl = {name: divergence(tiny.CONFIG, flat, one, unseen).kl_all for name, one in (
+        ("rtn", quantize(flat, rules)), ("gptq", quantize_gptq(tiny.CONFIG, flat, rules, text)), ("qat", made))}  # fmt: skip
+    assert kl["qat"] < 0.93 * kl["gptq"]
+    assert kl["gptq"] < kl["rtn"]
 
 
 def test_rules_that_fit_no_tensor_are_refused():

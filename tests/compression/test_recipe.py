@@ -8,28 +8,35 @@ from tests.compression.tiny import CONFIG, rules, tiny_batch, tiny_flat
 from tradewind.compression.export_gguf import gguf_blocks
 from tradewind.compression.onnx_graph import GraphBuilder
 from tradewind.compression.onnx_linear import Linears
+from tradewind.compression.qat import QatConfig
 from tradewind.compression.quantize import Blocks
 from tradewind.compression.recipe import Recipe, quantize_model, read_recipe, read_recipes
 from tradewind.compression.rules import Rule
 from tradewind.config import read_params
 from tradewind.errors import UserError
+from tradewind.training.loop import OptimizerConfig
 
 ROWS = [{"tensors": ".*", "dtype": "int8"}]
+TRAINING = {"tokens": 100, "optimizer": {"learning_rate": 1e-3}}
+
+
+def recipe(method: str, rules: tuple[Rule, ...]) -> Recipe:
+    return Recipe(method, rules, QatConfig(100, OptimizerConfig(1e-3)) if method == "qat" else None)
 
 
 def test_every_recipe_of_the_configuration_fits_the_decoder(root):
     settings = read_params(root / "params.yaml")["quantize"]
     recipes = read_recipes(settings["recipes"])
     assert set(settings["serve"]) <= set(recipes)
-    for name, recipe in recipes.items():
-        made = quantize_model(CONFIG, tiny_flat(), Recipe("rtn", recipe.rules))
+    for name, one in recipes.items():
+        made = quantize_model(CONFIG, tiny_flat(), Recipe("rtn", one.rules))
         norms = {name for name, tensor in made.items() if isinstance(tensor, np.ndarray)}
         assert norms == {name for name in tiny_flat() if name.endswith("norm.weight")}, name
 
 
 def test_the_mixed_recipe_keeps_the_sensitive_matrices_in_int8(root):
-    recipe = read_recipe(read_params(root / "params.yaml")["quantize"]["recipes"]["mixed"])
-    bits = {name: t.bits for name, t in quantize_model(CONFIG, tiny_flat(), recipe).items() if isinstance(t, Blocks)}
+    mixed = read_recipe(read_params(root / "params.yaml")["quantize"]["recipes"]["mixed"])
+    bits = {name: t.bits for name, t in quantize_model(CONFIG, tiny_flat(), mixed).items() if isinstance(t, Blocks)}
     for name, found in bits.items():
         sensitive = any(part in name for part in ("embed", "down", "o_proj", "v_proj"))
         assert found == (8 if sensitive else 4), name
@@ -40,6 +47,9 @@ def test_the_mixed_recipe_keeps_the_sensitive_matrices_in_int8(root):
     [
         ({"method": "sparse", "rules": ROWS}, "unknown quantization method 'sparse'.*rtn"),
         ({"rules": ROWS}, "keys must be method and rules"),
+        ({"method": "rtn", "rules": ROWS, "training": TRAINING}, "method rtn: `training` is for qat"),
+        ({"method": "qat", "rules": ROWS}, "method qat: `training` is for qat, which needs it"),
+        ({"method": "qat", "rules": ROWS, "training": TRAINING | {"rate": 1}}, "rate"),
         ({"method": "rtn", "rules": [{"tensors": ".*", "dtype": "int3"}]}, "unknown dtype 'int3'"),
     ],
 )
@@ -53,17 +63,17 @@ def test_names_begin_with_a_precision():
         read_recipes({"gptq-int4": {"method": "rtn", "rules": ROWS}})
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "qat"])
 def test_layers_that_do_not_fit_are_named_with_their_rule(method):
     flat = tiny_flat() | {"model.layers.0.mlp.down_proj.weight": np.ones((64, 48), np.float32)}
     with pytest.raises(UserError, match=r"layers\.0\.mlp\.down_proj\.weight of.*as rule '\.\*' has it.*multiple of 32"):
-        quantize_model(CONFIG, flat, Recipe(method, rules("int4")), [tiny_batch()])
+        quantize_model(CONFIG, flat, recipe(method, rules("int4")), [tiny_batch()])
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "qat"])
 def test_rules_that_match_nothing_are_named(method):
     with pytest.raises(UserError, match="decide no tensor: lm_head"):
-        quantize_model(CONFIG, tiny_flat(), Recipe(method, (Rule("lm_head", "int8"), *rules("int4"))), [tiny_batch()])
+        quantize_model(CONFIG, tiny_flat(), recipe(method, (Rule("lm_head", "int8"), *rules("int4"))), [tiny_batch()])
 
 
 def test_codes_that_a_container_lacks_are_refused():

@@ -76,4 +76,4 @@ def test_the_study_writes_its_report_picture_and_runs(measured, monkeypatch):
 
 
 def test_every_part_of_the_plan_is_read():
-    assert set(plan()) == {"anchor", "edge", "qat", "runtimes", "sensitivity", "strategies"}
+    assert set(plan()) == {"anchor", "edge", "runtimes", "sensitivity", "strategies"}

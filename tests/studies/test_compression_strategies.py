@@ -26,7 +26,7 @@ SETTINGS = {
 def report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flat, tokenizer, random = tiny_flat(), tiny_tokenizer(), np.random.default_rng(0)
-    words = "the array is returned as a copy of the axis".split()
+    words = ["the", "array", "is", "returned", "as", "a", "copy", "of", "the", "axis"]
     for name in ("train", "validation"):
         said = [" ".join(random.choice(words, 5)) for _ in range(80)]
         chats = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t}]} for t in said]

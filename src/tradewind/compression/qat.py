@@ -1,13 +1,17 @@
 """Distillation-aware quantization (KD-QAT): a model trained while it computes with its rounded weights.
 
-It is `distill(..., seen=rounding(config, rules))`: each step rounds the weights to the grids of `quantize` and computes with
-the result; the gradient there moves the float32 weights (straight-through estimator, arXiv:1308.3432), which end where
-rounding harms least. The loss holds the rounded model against a float model's cached answers, as in LLM-QAT
-(arXiv:2305.17888). What comes out is float weights; `quantize` then gives the very codes that were trained. Not covered:
-activations (w8a8), learned scales, int2.
+1. The float model says what comes after every token of the text (its likeliest tokens, cached): it is the teacher.
+2. GPTQ rounds the weights; what its codes stand for is where training starts.
+3. Each step rounds the weights to the grids of `quantize` and computes with the result; the gradient there moves the float32
+   weights (straight-through estimator, arXiv:1308.3432). The loss is the divergence from the teacher (as in LLM-QAT,
+   arXiv:2305.17888), at every token, as a variant is judged there, too.
+4. `quantize` gives the very codes that were trained.
+
+Not covered: activations (w8a8), learned scales, int2.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -15,31 +19,51 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tradewind.compression.quantize import BLOCK, check_shapes
+from tradewind.compression.distill import DistillConfig, distill
+from tradewind.compression.gptq import quantize_gptq
+from tradewind.compression.quantize import BLOCK, Tensor, check_shapes, dequantize, quantize
 from tradewind.compression.rules import Rule, assign
-from tradewind.compression.teacher_cache import TeacherCache, ask_teacher
+from tradewind.compression.teacher_cache import ask_teacher
 from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import Flat, to_model, weight_table
-from tradewind.training.data import ChatTokenizer, draw, pack
-from tradewind.training.loop import Seen
+from tradewind.training.data import Batch, Packed
+from tradewind.training.loop import OptimizerConfig, Seen
 
 
-def self_cache(
-    config: DecoderConfig,
-    flat: Flat,
-    tokenizer: ChatTokenizer,
-    conversations: Sequence[Sequence[dict[str, str]]],
-    tokens: int,
-    length: int,
-    k: int,
-    seed: int,
-) -> TeacherCache:
-    """What a model itself says after every token of conversations, prompts included: a variant is held against its float
-    weights there, too. tokens: budget. length: of a row. k: tokens kept at each place.
+@dataclass(frozen=True)
+class QatConfig:
+    """Key `training` of a recipe. tokens: budget, of which the calibration text is passed over as often as that takes.
+
+    k: the teacher's likeliest tokens kept at each place. optimizer: see `OptimizerConfig`.
     """
-    everywhere = [(ids, [1] * len(ids)) for ids, _ in draw(conversations, tokenizer, tokens, length, seed)]
-    return ask_teacher(to_model(config, flat), np.arange(config.vocab_size), pack(everywhere, length), k, rows=2)
+
+    tokens: int
+    optimizer: OptimizerConfig
+    k: int = 64
+
+
+def quantize_qat(
+    config: DecoderConfig, flat: Flat, rules: Sequence[Rule], batches: Sequence[Batch], choice: QatConfig
+) -> dict[str, Tensor]:
+    """Codes and scales of a flat Hugging Face dict. Raises UserError for rules or text that do not fit."""
+    seen = rounding(config, rules)
+    cache = ask_teacher(to_model(config, flat), np.arange(config.vocab_size), every_token(batches), choice.k, rows=1)
+    start = dequantize(quantize_gptq(config, flat, rules, batches))
+    training = DistillConfig(choice.tokens, 1, choice.optimizer, {"logits": 1.0})
+    trained, _ = distill(config, start, cache, training, seed=0, seen=seen)
+    return quantize(trained, rules)
+
+
+def every_token(batches: Sequence[Batch]) -> Packed:
+    """The rows of batches with every token as a target that another of its sample comes before."""
+    tokens, positions, segments = (
+        np.concatenate([getattr(one, name) for one in batches]) for name in Batch._fields[:3]
+    )
+    follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    where = np.broadcast_to(np.arange(follows.shape[1], dtype=np.int32), follows.shape)
+    rows = Batch(tokens, positions, segments, where, tokens[:, 1:], follows.astype(np.float32))
+    return Packed(rows, int(segments.max(axis=1).sum()), 0)
 
 
 def rounding(config: DecoderConfig, rules: Sequence[Rule]) -> Seen:
