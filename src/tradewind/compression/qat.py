@@ -1,7 +1,7 @@
 """Distillation-aware quantization (KD-QAT): a model trained while it computes with its rounded weights.
 
-1. The float model says what comes after every token of the text (its likeliest tokens, cached): it is the teacher.
-2. GPTQ rounds the weights; what its codes stand for is where training starts.
+1. GPTQ rounds the weights; what its codes stand for is where training starts.
+2. The float model says what comes after every token of the text (its likeliest tokens, cached): it is the teacher.
 3. Each step rounds the weights to the grids of `quantize` and computes with the result; the gradient there moves the float32
    weights (straight-through estimator, arXiv:1308.3432). The loss is the divergence from the teacher (as in LLM-QAT,
    arXiv:2305.17888), at every token, as a variant is judged there, too.
@@ -48,8 +48,8 @@ def quantize_qat(
 ) -> dict[str, Tensor]:
     """Codes and scales of a flat Hugging Face dict. Raises UserError for rules or text that do not fit."""
     seen = rounding(config, rules)
-    cache = ask_teacher(to_model(config, flat), np.arange(config.vocab_size), every_token(batches), choice.k, rows=1)
     start = dequantize(quantize_gptq(config, flat, rules, batches))
+    cache = ask_teacher(to_model(config, flat), np.arange(config.vocab_size), every_token(batches), choice.k, rows=1)
     training = DistillConfig(choice.tokens, 1, choice.optimizer, {"logits": 1.0})
     trained, _ = distill(config, start, cache, training, seed=0, seen=seen)
     return quantize(trained, rules)
