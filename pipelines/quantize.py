@@ -1,5 +1,5 @@
-"""Stage `quantize`: teacher and student as the integer codes that every container holds, made by the recipes that are
-served, and the scales of an int8 key-value cache, from training conversations."""
+"""Stage `quantize`: teacher and student as the integer codes that every container holds, made by the recipes
+of the variants wanted, and the scales of an int8 key-value cache, from training conversations."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from tradewind.compression.calibration import calibration_rows
 from tradewind.compression.kv_cache import SCALES_FILE, kv_scales, save_scales
 from tradewind.compression.quantize import errors, save_tensors
 from tradewind.compression.recipe import quantize_model, read_recipes
+from tradewind.compression.variant import split_name
 from tradewind.config import run, stage_params
 from tradewind.errors import UserError
 from tradewind.files import atomic_path, write_json
@@ -21,22 +22,25 @@ QUANTIZED, TRAIN = Path("artifacts/quantized"), "artifacts/corpus/train.jsonl"
 def main() -> None:
     params = stage_params("quantize")
     recipes = read_recipes(params["recipes"])
-    if unknown := [name for name in params["serve"] if name not in recipes]:
-        raise UserError(f"quantize.serve: no recipe {unknown[0]!r} (choices: {', '.join(recipes)})")
+    wanted: dict[str, list[str]] = {}
+    for name in params["variants"]:
+        model, recipe = split_name(name)
+        if recipe not in recipes:
+            raise UserError(f"quantize.variants: {name}: no recipe {recipe!r} (choices: {', '.join(recipes)})")
+        wanted.setdefault(model, []).append(recipe)
     with atomic_path(QUANTIZED) as made:
-        for model in params["models"]:
+        for model, chosen in wanted.items():
             config, flat = load_hf(f"artifacts/{model}")
-            batches, named = calibration_rows(
-                TRAIN, Tokenizer.load(f"artifacts/{model}"), params["calibration"], params["seed"]
-            )
+            tokenizer = Tokenizer.load(f"artifacts/{model}")
+            batches, named = calibration_rows(TRAIN, tokenizer, params["calibration"], params["seed"])
             scales = kv_scales(to_model(config, flat, jnp.float32, jnp.float32), batches)
-            for name in params["serve"]:
-                tensors = quantize_model(config, flat, recipes[name], batches)
-                folder = made / f"{model}-{name}"
+            for recipe in chosen:
+                tensors = quantize_model(config, flat, recipes[recipe], batches)
+                folder = made / f"{model}-{recipe}"
                 save_tensors(folder / "model.safetensors", tensors)
                 save_scales(folder / SCALES_FILE, scales)
                 write_json(folder / "config.json", config.to_hf())
-                write_json(folder / "quantize.json", recipes[name].told(named) | {"errors": errors(flat, tensors)})
+                write_json(folder / "quantize.json", recipes[recipe].told(named) | {"errors": errors(flat, tensors)})
                 print(f"quantize: {folder.name}, {sum(t.nbytes for t in tensors.values()) / 1e6:.1f} MB")
 
 

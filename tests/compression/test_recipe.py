@@ -12,6 +12,7 @@ from tradewind.compression.qat import QatConfig
 from tradewind.compression.quantize import Blocks
 from tradewind.compression.recipe import Recipe, quantize_model, read_recipe, read_recipes
 from tradewind.compression.rules import Rule
+from tradewind.compression.variant import split_name
 from tradewind.config import read_params
 from tradewind.errors import UserError
 from tradewind.training.loop import OptimizerConfig
@@ -27,7 +28,7 @@ def recipe(method: str, rules: tuple[Rule, ...]) -> Recipe:
 def test_every_recipe_of_the_configuration_fits_the_decoder(root):
     settings = read_params(root / "params.yaml")["quantize"]
     recipes = read_recipes(settings["recipes"])
-    assert set(settings["serve"]) <= set(recipes)
+    assert {split_name(name)[1] for name in settings["variants"]} <= set(recipes)
     for name, one in recipes.items():
         made = quantize_model(CONFIG, tiny_flat(), Recipe("rtn", one.rules))
         norms = {name for name, tensor in made.items() if isinstance(tensor, np.ndarray)}

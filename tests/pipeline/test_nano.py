@@ -14,7 +14,15 @@ from tests.support import checkout, repro
 from tradewind.files import read_json, write_json
 
 MEASURING = {"finetune", "distill", "evaluate", "benchmark", "loadtest", "report"}
-VARIANTS = {"base-fp32", "teacher-fp32", "teacher-int8", "teacher-int4", "student-fp32", "student-int8", "student-int4"}
+VARIANTS = {
+    "base-fp32",
+    "teacher-fp32",
+    "teacher-int8",
+    "teacher-mixed",
+    "student-fp32",
+    "student-int8",
+    "student-int4-qat",
+}
 
 
 def would_run(copy: Path) -> set[str]:

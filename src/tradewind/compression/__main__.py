@@ -62,7 +62,7 @@ def run_litert(given: argparse.Namespace) -> None:
 
 def quantized(variants: Path) -> list[str]:
     """Names of the variants that have a GGUF file, which hold integers."""
-    return sorted(path.parent.name for path in variants.glob("*/model.gguf")) or ["student-int4"]
+    return sorted(path.parent.name for path in variants.glob("*/model.gguf")) or ["student-int4-qat"]
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

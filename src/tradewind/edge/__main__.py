@@ -42,7 +42,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     page.add_argument("--max-len", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     page.add_argument("--corpus", type=Path, default=CORPUS, help="where the examples come from (default: %(default)s)")
     for command in (asked, page):
-        command.add_argument("--variant", default="student-int4", help="by name (default: %(default)s)")
+        command.add_argument("--variant", default="student-int4-qat", help="by name (default: %(default)s)")
         command.add_argument("--variants", type=Path, default=VARIANTS, help="their folder (default: %(default)s)")
     return parser.parse_args(argv)
 

@@ -6,7 +6,7 @@ from typing import Any
 from tradewind.report.goals import Goal
 from tradewind.report.markdown import source, table
 
-PURE, MIXED = ("int4-pure-qat", "int4-qat", "int4-pure", "int4"), ("mixed-qat", "mixed")
+INT4, MIXED = ("int4-qat", "int4"), ("mixed-qat", "mixed")
 """Recipes that stand for a size class; the first that was measured counts."""
 MODELS = (("tiny", 15.0, 17.0, 0.80), ("student", 32.0, 44.0, 0.95))
 """Model, MB on disk in int4 and mixed, share of the teacher's F1."""
@@ -22,7 +22,7 @@ def _models(data: Any) -> Iterator[Goal]:
     rows = data["variants"]
     whole = rows["teacher-fp32"]["answer_f1"]
     for model, int4_mb, mixed_mb, least in MODELS:
-        for recipes, limit in ((PURE, int4_mb), (MIXED, mixed_mb)):
+        for recipes, limit in ((INT4, int4_mb), (MIXED, mixed_mb)):
             if name := _first(rows, model, recipes):
                 size = rows[name]["disk_bytes"] / 1e6
                 yield Goal(f"{model}: at most {limit:g} MB", f"{name}: {size:.1f} MB", [{"value": size}], limit)
@@ -34,7 +34,7 @@ def _models(data: Any) -> Iterator[Goal]:
 
 def _speed(data: Any) -> Iterator[Goal]:
     rows = data["variants"]
-    if (name := _first(rows, "tiny", PURE)) and "base-int4" in rows:
+    if (name := _first(rows, "tiny", INT4)) and "base-int4" in rows:
         ratio = rows[name]["decode_tokens_per_s"] / rows["base-int4"]["decode_tokens_per_s"]
         words = f"tiny in int4 decodes at least {SPEEDUP:g} times as fast as the base in int4"
         yield Goal(words, f"{name}: {ratio:.1f} times", [{"value": ratio}], SPEEDUP, least=True)

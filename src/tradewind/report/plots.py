@@ -19,7 +19,7 @@ from tradewind.files import atomic_path, write_text
 from tradewind.report.frontier import front
 
 COLOURS = {"base": "#7f7f7f", "teacher": "#1f77b4", "student": "#d95f02"}
-MARKERS = {"fp32": "o", "int8": "s", "int4": "^"}
+MARKERS = {"fp32": "o", "int8": "s", "mixed": "D", "int4": "^"}
 PLACES = ((8, 6), (8, -13), (-8, 6), (-8, -13), (8, 18), (8, -25))
 """Where a label may stand from its point, in points (a negative x: to the left of it), best first."""
 COLUMNS = ("variant", "answer_f1", "low", "high", "megabytes", "decode_tokens_per_s")
