@@ -32,7 +32,10 @@ from tradewind.training.taps import Taps, run_model
 
 INITIAL, TEACHER = "student_init", "teacher"
 TRAIN, VALIDATION = "artifacts/corpus/train.jsonl", "artifacts/corpus/validation.jsonl"
-FORMULA = "sum over answer tokens of the validation rows / their number; interval by resampling rows"
+FORMULA = (
+    "sum over answer tokens of the validation rows / their number; interval by resampling rows; KL over the teacher's top "
+    "tokens and one outcome for all others"
+)
 JUDGES = {"cross_entropy": "cross_entropy", "kl_to_teacher": "logits_kl"}
 """Measure -> metric of the losses."""
 BASIS = "kl"
