@@ -2,29 +2,45 @@
 
     python -m studies.compression.benchmark student-int4-qat
 
-The machine drifts between stages: a rate divided by the anchor's of the same minutes, times the anchor's over all stages, is
+The machine drifts between stages: a rate divided by the anchor's of the same round, times the anchor's over all stages, is
 what the frontier shows. Results: reports/studies/compression/benchmark/NAME.json and a run record.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, TypeAlias
 
 from studies.compression.places import STUDY, VARIANTS, plan
 from tradewind.config import build, run, stage_params
+from tradewind.evaluation.bootstrap import median_interval
 from tradewind.evaluation.results import write_speed
-from tradewind.evaluation.speed import SpeedPlan, measure
+from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measurements, take_turns
 from tradewind.evaluation.variant import load_manifest
+
+Rounds: TypeAlias = Sequence[Mapping[str, float]]
 
 
 def main() -> None:
     params = stage_params("benchmark")
     context = {key: params.pop(key) for key in ("profile", "seed")}
-    speed, anchor = build(SpeedPlan, params), plan()["anchor"]
+    speed, anchor, seed = build(SpeedPlan, params), plan()["anchor"], context["seed"]
     for name in sys.argv[1:]:
         manifest = load_manifest(VARIANTS, name)
-        found = measure({one: VARIANTS / one for one in dict.fromkeys((name, anchor))}, speed, context["seed"])
+        turns = take_turns({one: VARIANTS / one for one in dict.fromkeys((name, anchor))}, speed, seed)
         tags = {"engine": speed.engine, "precision": manifest["precision"]}
-        beside = {"variant": anchor, "metrics": {m.name: m.value for m in found[anchor]}}
-        write_speed(name, found[name], params | context, tags, study=STUDY, anchor=beside)
+        beside = {"variant": anchor, **ratios(turns[name].rounds, turns[anchor].rounds, seed)}
+        write_speed(name, measurements(*turns[name], speed, seed), params | context, tags, study=STUDY, anchor=beside)
+
+
+def ratios(ours: Rounds, anchors: Rounds, seed: int) -> dict[str, dict[str, Any]]:
+    """By measure: the anchor's median, the median of ours over the anchor's round by round, and its interval."""
+    out: dict[str, dict[str, Any]] = {"metrics": {}, "ratio": {}, "interval": {}}
+    for key in FORMULAS:
+        each = [one[key] / other[key] for one, other in zip(ours, anchors, strict=True)]
+        out["metrics"][key] = median(other[key] for other in anchors)
+        out["ratio"][key], out["interval"][key] = median(each), median_interval(each, seed)
+    return out
 
 
 if __name__ == "__main__":

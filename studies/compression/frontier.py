@@ -2,9 +2,10 @@
 
     python -m studies.compression.frontier
 
-Rates are freed from the machine's drift: each is divided by the anchor's of the same minutes and multiplied by the anchor's
-median over all stages. Results: reports/compression.json, pictures beside the study's reports, and a run for each variant
-that holds all its figures, so that MLflow compares them by the tags model, precision, method, recommended, front.
+Rates are freed from the machine's drift: each is divided by the anchor's of the same round, and the median of these ratios
+multiplied by the anchor's median over all stages. Results: reports/compression.json, pictures beside the study's reports, and
+a run for each variant that holds all its figures, so that MLflow compares them by the tags model, precision, method,
+recommended, front.
 """
 
 from collections.abc import Mapping
@@ -80,8 +81,9 @@ def _variant(
     row |= {"method": method(name), "disk_bytes": disk_bytes(folder, manifest)}
     row |= {key: quality["metrics"].get(key) for key in QUALITY}
     row |= {f"{key}_ci": quality["intervals"].get(key) for key in QUALITY}
-    beside = speed["anchor"]["metrics"]
-    row |= {key: speed["metrics"][key] / beside[key] * usual[key] for key in (*RATES, *TIMES)}
+    beside = speed["anchor"]
+    row |= {key: beside["ratio"][key] * usual[key] for key in (*RATES, *TIMES)}
+    row |= {f"{key}_ci": [bound * usual[key] for bound in beside["interval"][key]] for key in (*RATES, *TIMES)}
     row |= {key: speed["metrics"][key] for key in AS_MEASURED}
     row["f1_to_teacher"] = difference(answers[name], answers[TEACHER], seed)
     row["f1_to_parent"] = difference(answers[name], answers[manifest["parent"]], seed) if manifest["parent"] else None

@@ -25,7 +25,7 @@ from tradewind.evaluation.metrics import log_softmax
 PROMPTS = [[5, 9, 2, 7, 1], [3, 200, 17]]
 
 
-@pytest.fixture(scope="module", params=["int8", "int4"])
+@pytest.fixture(scope="module", params=["int8", "int4", "w8a8"])
 def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setup:
     folder = tmp_path_factory.mktemp("compare") / f"base-{request.param}"
     tiny_variant(folder, str(request.param))
@@ -50,9 +50,11 @@ def test_float32_products_agree_and_rounded_activations_differ_by_little(setup, 
     made = compare(setup, PROMPTS, tokens=6)
     exact, served = made.rows["ort, float32"], made.rows["ort"]
     assert made.rows["again"].max == 0
-    assert exact.max < 1e-3 < served.max
-    assert (exact.top1, exact.same_answers) == (1, 1)
-    assert abs(exact.kl) < 1e-6 < served.kl < 0.1
+    assert served.max > 1e-3
+    if setup.manifest.precision != "w8a8":  # whose graph rounds activations in any case
+        assert exact.max < 1e-3
+        assert (exact.top1, exact.same_answers) == (1, 1)
+        assert abs(exact.kl) < 1e-6 < served.kl < 0.1
     assert made.integers == {"ort": 0}
     text = table(made)
     assert "the same codes and scales" in text

@@ -7,7 +7,7 @@ from tests.compression.distilling import CONFIG, batches_of, tiny_rows, tiny_tea
 from tradewind.compression.distill import DistillConfig, distill, fit_projection, recovery, student_taps
 from tradewind.compression.on_policy import OnPolicyConfig, Scorer
 from tradewind.compression.prune import PruneConfig, cut, prune
-from tradewind.compression.prune_magnitude import sparsity
+from tradewind.compression.prune_magnitude import is_matrix, sparsity
 from tradewind.compression.teacher_cache import ask_teacher
 from tradewind.errors import UserError
 from tradewind.model.weights import check, to_model
@@ -101,6 +101,7 @@ def test_zeros_stay_where_they_are_to_be_kept(setting):
         distill(CONFIG, sparse.flat, cache, replace(short, keep_zeros=keep), seed=0)[0] for keep in (True, False)
     )
     assert sparsity(kept) >= 0.499 and sparsity(filled) < 0.1
+    assert all((kept[name] == 0)[sparse.flat[name] == 0].all() for name in kept if is_matrix(name))
     assert divergence(CONFIG, kept, cache) < divergence(CONFIG, sparse.flat, cache)
 
 
@@ -121,3 +122,5 @@ def test_an_unknown_loss_or_type_is_a_user_error(setting):
         replace(CHOICE, dtype="int8")
     with pytest.raises(UserError, match=r"on_policy\.share: 2 is not within 0 to 1"):
         OnPolicyConfig(share=2)
+    with pytest.raises(UserError, match="cross_entropy would take the student's own samples"):
+        replace(CHOICE, on_policy=OnPolicyConfig(share=0.5))

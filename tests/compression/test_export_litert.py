@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.compression.tiny import CONFIG, reference_logits, tiny_flat, tiny_variant
+from tradewind.compression import export_litert as module
 from tradewind.compression.compare_integers import differing, from_gguf
 from tradewind.compression.export_litert import benchmark, export_litert, integers, logits, lowered, step
 from tradewind.compression.variant import load_variant
@@ -41,6 +42,15 @@ def test_mistakes(tmp_path):
         export_litert(tmp_path / "base-fp32", tmp_path / "m.tflite", 16, PYTHON)
     with pytest.raises(UserError, match="make litert"):
         export_litert(tmp_path / "base-int8", tmp_path / "m.tflite", 16, Path("/no/python"))
+
+
+def test_the_operator_that_litert_lacks_is_named():
+    said = """loc("-":3:10): error: failed to legalize operation 'stablehlo.custom_call' that was explicitly marked illegal
+<unknown>:0: note: loc("-":3:10): called from
+"""
+    fault = "failed to legalize operation 'stablehlo.custom_call' that was explicitly marked illegal"
+    assert module._fault(said) == fault
+    assert module._fault("Traceback\nValueError: no model") == "ValueError: no model"
 
 
 @pytest.mark.skipif(not PYTHON.is_file(), reason="no .venv-litert: make litert")

@@ -10,6 +10,7 @@ from tests.compression.onnx_file import initializers, operators, store_constants
 from tests.compression.tiny import (
     CONFIG,
     NORMS,
+    TABLE,
     reference_logits,
     rules,
     tiny_flat,
@@ -25,7 +26,6 @@ from tradewind.engine.ort import OrtEngine
 from tradewind.errors import UserError
 
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 48).tolist()
-TABLE = Rule("model.embed_tokens.weight", "int8")
 MIXED = (NORMS, TABLE, Rule(r".*\.(down|o|v)_proj\.weight", "int8"), Rule(".*", "int4"))
 W8A8 = (NORMS, TABLE, Rule(".*", "w8a8"))
 PARITY = 2e-3

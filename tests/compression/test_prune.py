@@ -1,11 +1,14 @@
 """Strategies of pruning: what each leaves, that it leaves the right things, and that refitting brings the student nearer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.compression.distilling import CONFIG, batches_of, tiny_rows, tiny_teacher
+from tests.compression.tiny import tiny_flat
 from tradewind.compression.layerwise import answer_loss, enter, last, through
-from tradewind.compression.prune import STRATEGIES, PruneConfig, cut, prune
+from tradewind.compression.prune import AFTER_REFIT, STRATEGIES, PruneConfig, cut, prune
 from tradewind.compression.prune_depth import keep_layers, loss_increase
 from tradewind.compression.prune_magnitude import is_matrix, sparsity
 from tradewind.compression.prune_refit import solve_ridge
@@ -90,16 +93,20 @@ def test_a_strategy_gives_its_shape_and_the_refit_brings_the_student_nearer(batc
         error = ends(sketch.config, sketch.flat, batches) - wanted
         return float(((error / np.linalg.norm(goal, axis=1, keepdims=True)) ** 2).sum())
 
-    assert distance(refitted) < 0.8 * distance(raw) or refitted.config == CONFIG
+    if name not in AFTER_REFIT:
+        assert distance(refitted) < 0.8 * distance(raw)
 
 
-def test_the_order_of_strategies_makes_no_difference(batches, teacher):
-    names = ["layers", "mlp_size", "kv_heads", "heads", "hidden_size"]
-    amounts = {name: 1 if name == "kv_heads" else AMOUNTS[name] for name in names} | {"heads": 2}
+def test_the_order_in_an_entry_makes_no_difference(batches):
+    """With two groups of four heads, where the groups' own choice of heads differs from that of all heads."""
+    config = replace(CONFIG, num_heads=8, num_kv_heads=4, head_dim=16)
+    teacher = tiny_flat(config)
+    amounts = {"layers": 3, "mlp_size": 64, "kv_heads": 2, "heads": 2, "hidden_size": 32}
     one, two = (
-        cut(CONFIG, teacher, batches, {name: amounts[name] for name in order}, 0.01)
-        for order in (names, ["hidden_size", "kv_heads", "mlp_size", "heads", "layers"])
+        cut(config, teacher, batches, {name: amounts[name] for name in order}, 0.01)
+        for order in (amounts, ["hidden_size", "heads", "mlp_size", "kv_heads", "layers"])
     )
+    assert (one.config.num_heads, one.config.num_kv_heads) == (2, 2)
     assert one.config == two.config and one.layers == two.layers
     for name, array in one.flat.items():
         np.testing.assert_allclose(array, two.flat[name], atol=1e-4)

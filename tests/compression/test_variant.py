@@ -1,13 +1,13 @@
 """A variant folder is complete, says what it is, and is refused where a file is not what the manifest says."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from tests.compression.tiny import CONFIG, tiny_flat, tiny_scales, tiny_tokenizer, tiny_variant
 from tradewind.compression.export import tensors_digest
-from tradewind.compression.variant import load_variant, split_name
+from tradewind.compression.variant import load_variant, split_name, trained_on
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.model.tokenizer import Tokenizer
@@ -35,6 +35,13 @@ def test_manifest_says_what_the_files_are(folder):
     assert manifest.tokenizer_digest == Tokenizer.load(folder).digest == tiny_tokenizer().digest
     assert manifest.eos_token_ids == tiny_tokenizer().eos_token_ids
     assert set(manifest.digests) | {"manifest.json"} == {path.name for path in folder.iterdir()}
+
+
+def test_an_adapter_may_come_from_the_float_weights_but_not_where_awq_moved_scales(tmp_path):
+    parent, own = tiny_variant(tmp_path / "base-fp32", "fp32"), tiny_variant(tmp_path / "base-int8", "int8")
+    assert trained_on(tmp_path / "base-int8", own) == {own.weights_digest, parent.weights_digest}
+    moved = replace(own, rules={"method": "awq"})
+    assert trained_on(tmp_path / "base-int8", moved) == {own.weights_digest}
 
 
 def test_float_variants_have_no_parent_and_no_gguf(tmp_path):

@@ -28,10 +28,12 @@ CONFIG = DecoderConfig(
     max_position=128,
 )
 NORMS = Rule(r".*norm\.weight", "float32")
+TABLE = Rule(r"model\.embed_tokens\.weight", "int8")
 
 
 def rules(dtype: str) -> tuple[Rule, ...]:
-    return NORMS, Rule(r".*", dtype)
+    """Everything in one dtype, but the table of W8A8, which has no such form."""
+    return (NORMS, *([TABLE] if dtype == "w8a8" else []), Rule(r".*", dtype))
 
 
 def tiny_flat(config: DecoderConfig = CONFIG, seed: int = 0) -> Flat:

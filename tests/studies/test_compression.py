@@ -32,7 +32,9 @@ def results(name: str, drift: float) -> None:
     write_jsonl(REPORTS / "evaluate" / f"{name}.questions.jsonl", rows)
     rates = dict.fromkeys(frontier.RATES, 100.0 * drift) | dict.fromkeys(frontier.TIMES, 10.0 / drift)
     own = {key: value * (2.0 if key in frontier.RATES else 1.0) for key, value in rates.items()}
-    speed = {"metrics": own | {"load_s": 1.0, "peak_rss_bytes": 1e8}, "anchor": {"variant": "a", "metrics": rates}}
+    speed = {"metrics": own | {"load_s": 1.0, "peak_rss_bytes": 1e8}, "anchor": {
+        "variant": "a", "metrics": rates, "ratio": {key: own[key] / rates[key] for key in rates},
+        "interval": {key: [0.9 * own[key] / rates[key], 1.1 * own[key] / rates[key]] for key in rates}}}  # fmt: skip
     write_json(REPORTS / "benchmark" / f"{name}.json", {name: speed})
 
 

@@ -32,6 +32,8 @@ def calibration_rows(
     """`tokens` tokens of a file of conversations in rows of `length`, one row a batch; and what names them."""
     conversations = [row["messages"] for row in read_jsonl(source)]
     packed = pack(draw(conversations, tokenizer, settings["tokens"], settings["length"], seed), settings["length"])
+    if packed.tokens < BLOCK:
+        raise UserError(f"{source}: calibration text of {packed.tokens} tokens is shorter than a block of {BLOCK}")
     named = {"source": str(source), "seed": seed, "tokens": packed.tokens, "digest": data_digest(packed)}
     return [packed.take([row]) for row in range(len(packed))], named
 

@@ -6,6 +6,7 @@ is dequantized or run here. Codes are signed int8 [out, in], scales float16 [out
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -65,11 +66,14 @@ def from_onnx(folder: Path, manifest: Manifest) -> Integers:
     return found
 
 
-def _unpacked(codes: NDArray[np.uint8], scales: NDArray[np.float32], key: str) -> Blocks:
-    """Zero points: 128 at 8 bits; 8 at 4 bits, the first code of a byte in its low half."""
+def _unpacked(codes: NDArray[Any], scales: NDArray[np.float32], key: str) -> Blocks:
+    """Zero points: 128 at 8 bits; 8 at 4 bits, the first code of a byte in its low half. W8A8: int8 [in, out] without
+    one, a scale a row, which stands in each of its blocks here."""
     narrow = scales.astype(np.float16)
     if not np.array_equal(narrow.astype(np.float32), scales):
         raise UserError(f"{key}: scales that are no float16 numbers")
+    if codes.dtype == np.int8:
+        return Blocks(8, np.ascontiguousarray(codes.T), np.repeat(narrow[:, None], len(codes) // BLOCK, axis=1))
     rows = codes.reshape(len(scales), -1)
     halved = narrow.reshape(len(rows), -1)
     if rows.shape[1] == halved.shape[1] * BLOCK:

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from tradewind.compression.on_policy import OnPolicyConfig, Scorer, mixed_rows
 from tradewind.compression.prune import Recover
-from tradewind.compression.prune_magnitude import is_matrix
 from tradewind.compression.prune_refit import solve_ridge
 from tradewind.compression.teacher_cache import TeacherCache, ask_teacher
+from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder, DecoderConfig
-from tradewind.model.weights import Flat, to_flat, to_model, weight_table
+from tradewind.model.weights import Flat, to_flat, to_model
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.data import Packed
 from tradewind.training.finetune import DTYPES, check_dtype
@@ -60,6 +61,10 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         check_dtype("distill", self.dtype)
+        if self.on_policy.share and self.losses.get("cross_entropy"):
+            raise UserError(
+                "distill.losses: cross_entropy would take the student's own samples (on_policy) for the truth"
+            )
 
     def train(self, seed: int) -> TrainConfig:
         shared = (self.accumulate, self.remat, self.checkpoint_every)
@@ -87,17 +92,15 @@ def distill(
     if config.hidden_size != cache.hidden.shape[-1] and any(choice.losses.get(name) for name in PROJECTED):
         setattr(model, PROJECTION, nnx.Param(fit_projection(model, cache, taps)))
     strategy = combine(choice.losses, choice.temperature)
-    if choice.keep_zeros and seen is None:
-        seen = zeros_kept(config, flat)
-    run = partial(train, strategy=strategy, title="distill", seen=seen, taps=taps)
+    kept = zeros_kept if choice.keep_zeros else None
+    run = partial(train, strategy=strategy, title="distill", seen=seen, taps=taps, kept=kept)
     if choice.on_policy.share:
         result = _in_rounds(run, model, cache, choice, seed, scorer)
     else:
         result = run(model, cache, config=choice.train(seed), checkpoints=checkpoints)
     if hasattr(model, PROJECTION):
         delattr(model, PROJECTION)
-    trained = to_flat(model)
-    return (_zeroed(trained, flat) if choice.keep_zeros else trained), result
+    return to_flat(model), result
 
 
 def student_taps(config: DecoderConfig, cache: TeacherCache, losses: Mapping[str, float]) -> Taps:
@@ -157,21 +160,11 @@ def recovery(scorer: Scorer, packed: Packed, choice: DistillConfig, seed: int) -
     return recover
 
 
-def zeros_kept(config: DecoderConfig, flat: Flat) -> Seen:
-    """Weights of a decoder -> the same with those at 0 that are 0 in the matrices of `flat`."""
-    masks = {
-        weight.ours: (flat[weight.hf].T if weight.transposed else flat[weight.hf]) != 0
-        for weight in weight_table(config)
-        if is_matrix(weight.hf)
-    }
-
-    def seen(weights: nnx.State) -> nnx.State:
-        named = ((path, variable, masks.get(".".join(map(str, path)))) for path, variable in nnx.to_flat_state(weights))
-        kept = [(path, v.replace(v[...].copy() if mask is None else v[...] * mask)) for path, v, mask in named]
-        return nnx.from_flat_state(kept)
-
-    return seen
-
-
-def _zeroed(trained: Flat, initial: Flat) -> Flat:
-    return {name: array * (initial[name] != 0) if is_matrix(name) else array for name, array in trained.items()}
+def zeros_kept(weights: nnx.State) -> nnx.State:
+    """0 where a matrix of a decoder has a 0, else 1; of other weights one 1."""
+    out = []
+    for path, variable in nnx.to_flat_state(weights):
+        value = variable[...]
+        matrix = path[-1] == "kernel"
+        out.append((path, variable.replace((value != 0).astype(value.dtype) if matrix else jnp.ones((), value.dtype))))
+    return nnx.from_flat_state(out)

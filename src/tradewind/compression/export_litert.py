@@ -134,9 +134,15 @@ def worker(python: Path, *words: str) -> str:
     words = (str(python), str(WORKER), *words)
     ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=WORKER_S, env=kept)
     if ended.returncode:
-        said = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
-        raise UserError(f"LiteRT: {said[-1][:300]}")
+        raise UserError(f"LiteRT: {_fault(ended.stderr) or f'exit code {ended.returncode}'}")
     return ended.stdout
+
+
+def _fault(said: str) -> str:
+    """The compiler's first error, which names the operator that LiteRT lacks (notes follow it), else the last line."""
+    lines = said.strip().splitlines() or [""]
+    errors = [line for line in lines if "error: " in line]
+    return (errors[0].partition("error: ")[2] if errors else lines[-1])[:300]
 
 
 def _handed_over(

@@ -34,7 +34,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "hidden_channels": keep_channels,
     "sparsity": zero_smallest,
 }
-"""Name in an entry of the schedule -> strategy."""
+"""Name in an entry of the schedule -> strategy, in the order in which those of one entry are applied."""
 
 AFTER_REFIT = ("sparsity",)
 RECOVERY = "tokens"
@@ -102,7 +102,7 @@ def cut(
     """One entry of a schedule, without recovery. An amount of 0 leaves its strategy out."""
     calibration, sketch = Calibration(to_model(config, flat), batches), whole(config, flat)
     chosen = {name: amount for name, amount in amounts.items() if amount and name != RECOVERY}
-    for name in (name for name in chosen if name not in AFTER_REFIT):
+    for name in (name for name in STRATEGIES if name in chosen and name not in AFTER_REFIT):
         sketch = STRATEGIES[name](sketch, calibration, chosen[name])
     if ridge and sketch.config != config:
         sketch = refit(sketch, calibration, ridge)

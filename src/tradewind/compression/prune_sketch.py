@@ -1,7 +1,7 @@
 """What pruning strategies share: the student in the making, what it is measured on, and the signature of a strategy.
 
 A strategy is `strategy(sketch, calibration, amount) -> sketch`. It ranks by what the unpruned teacher does on the
-calibration rows, so the order of strategies does not matter; refitting comes after all of them.
+calibration rows; refitting comes after all of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,11 @@ from typing import TypeAlias
 import numpy as np
 
 from tradewind.compression.prune_survey import Survey, look
+from tradewind.compression.quantize import BLOCK
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder, DecoderConfig
 from tradewind.model.weights import Flat
 from tradewind.training.data import Batch
-
-BLOCK = 32
-"""Quantization works in blocks of so many inputs: the width of every matrix's input is a multiple of it."""
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,10 @@ def load_variant(folder: str | Path, verify: bool = True) -> Manifest:
 
 def trained_on(folder: Path, manifest: Manifest) -> set[str]:
     """Digests of the weights that an adapter of this variant may have been trained on: its own, and those that it
-    approximates. Empty, which is any, where the latter do not lie beside it.
+    approximates. Empty, which is any, where the latter do not lie beside it. AWQ's own alone: it moves scale from one
+    matrix into another, so that they see other activations than those of the float weights.
     """
-    if manifest.parent is None:
+    if manifest.parent is None or manifest.rules.get("method") == "awq":
         return {manifest.weights_digest}
     path = folder.parent / manifest.parent / MANIFEST
     return {manifest.weights_digest, read_json(path)["weights_digest"]} if path.is_file() else set()

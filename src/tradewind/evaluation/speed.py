@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -162,9 +162,21 @@ def _serve(pipe: Connection, folder: Path | None, plan: SpeedPlan) -> None:
     pipe.send((peak_rss(), load_s))
 
 
+class Turns(NamedTuple):
+    """Of one variant: what each counted round gave (see `run_round`), bytes of peak memory, seconds to load."""
+
+    rounds: list[dict[str, float]]
+    peak_rss: int
+    load_s: float
+
+
 def measure(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> dict[str, list[Measurement]]:
-    """Measurements by variant name: the processes take turns, `warm_up` uncounted rounds and then `repeats` counted
-    ones."""
+    """Measurements by variant name."""
+    return {name: measurements(*turns, plan, seed) for name, turns in take_turns(variants, plan, seed).items()}
+
+
+def take_turns(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> dict[str, Turns]:
+    """By variant name: the processes take turns, `warm_up` uncounted rounds and then `repeats` counted ones."""
     processes: dict[str, FreshProcess] = {}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     try:
@@ -174,7 +186,7 @@ def measure(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> 
             for name, process in processes.items():
                 values = process.round(seed + number)
                 rounds[name] += [values] if number >= plan.warm_up else []
-        return {name: measurements(rounds[name], *process.close(), plan, seed) for name, process in processes.items()}
+        return {name: Turns(rounds[name], *process.close()) for name, process in processes.items()}
     finally:
         for process in processes.values():
             process.kill()

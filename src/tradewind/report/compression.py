@@ -117,7 +117,11 @@ def edge(data: Any) -> str:
              _or_dash(one.get("decode_tokens_per_s"), "{:.0f}"), _or_dash(one.get("peak_rss_bytes"), "{:,.0f}", 2**-20),
              one.get("note", "")] for one in data["edge"]["rows"]]  # fmt: skip
     head = ["where", "variant", "load, s", "first token, s", "tokens/s", "peak RSS, MiB", ""]
-    return table(head, rows) + f"\nMedians of {data['edge']['params']['repeats']}.\n" + source(data["edge"])
+    return (
+        table(head, rows)
+        + f"\nMedians of {data['edge']['params']['repeats']}, peaks the highest of them; LiteRT once.\n"
+        + source(data["edge"])
+    )
 
 
 def share(data: Any, name: str) -> float:

@@ -26,9 +26,10 @@ def _models(data: Any) -> Iterator[Goal]:
             if name := _first(rows, model, recipes):
                 size = rows[name]["disk_bytes"] / 1e6
                 yield Goal(f"{model}: at most {limit:g} MB", f"{name}: {size:.1f} MB", [{"value": size}], limit)
-                value, (low, high) = rows[name]["answer_f1"], rows[name]["answer_f1_ci"]
-                one = {"value": value / whole, "interval": [low / whole, high / whole]}
-                told = f"{name}: {100 * value / whole:.0f} % [{100 * low / whole:.0f}, {100 * high / whole:.0f}]"
+                value, beside = rows[name]["answer_f1"], rows[name]["f1_to_teacher"]["interval"]
+                low, high = (1 + bound / whole for bound in beside)  # paired by question
+                one = {"value": value / whole, "interval": [low, high]}
+                told = f"{name}: {100 * value / whole:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
                 yield Goal(f"{model}: at least {100 * least:.0f} % of the teacher's F1", told, [one], least, least=True)
 
 
@@ -36,8 +37,11 @@ def _speed(data: Any) -> Iterator[Goal]:
     rows = data["variants"]
     if (name := _first(rows, "tiny", INT4)) and "base-int4" in rows:
         ratio = rows[name]["decode_tokens_per_s"] / rows["base-int4"]["decode_tokens_per_s"]
+        (slow, fast), (least, most) = (rows[one]["decode_tokens_per_s_ci"] for one in (name, "base-int4"))
+        one = {"value": ratio, "interval": [slow / most, fast / least]}
         words = f"tiny in int4 decodes at least {SPEEDUP:g} times as fast as the base in int4"
-        yield Goal(words, f"{name}: {ratio:.1f} times", [{"value": ratio}], SPEEDUP, least=True)
+        told = f"{name}: {ratio:.1f} times [{slow / most:.1f}, {fast / least:.1f}]"
+        yield Goal(words, told, [one], SPEEDUP, least=True)
 
 
 def _recovered(data: Any) -> Iterator[Goal]:

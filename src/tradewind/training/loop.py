@@ -99,7 +99,7 @@ Seen = Callable[[nnx.State], nnx.State]
 """New arrays from weights: a step gives the old ones away."""
 State = tuple[nnx.State, optax.OptState]
 Step = Callable[
-    [nnx.State, optax.OptState, nnx.State, tuple[Batch, Targets], nnx.State | None],
+    [nnx.State, optax.OptState, nnx.State, tuple[Batch, Targets], nnx.State | None, nnx.State | None],
     tuple[nnx.State, optax.OptState, dict[str, jax.Array]],
 ]
 
@@ -115,12 +115,14 @@ def train(
     title: str = "train",
     seen: Seen | None = None,
     taps: Taps | None = None,
+    kept: Seen | None = None,
 ) -> TrainResult:
     """Train the variables of type `trainable` in `model`, in place.
 
     seen: what the model computes with in place of its trained weights (their rounded values, say); None: themselves.
         The gradient there is applied to the weights as it is.
     taps: what the strategy looks at beside hidden states and logits.
+    kept: from the weights at the start, what each gradient is multiplied with: 0 where a weight is to stay as it is.
     """
     schedule, steps, row_tokens = plan(examples.packed, config)
     mesh = make_mesh(config.mesh)
@@ -129,13 +131,14 @@ def train(
     transform = optimizer(config.optimizer, steps)
     moments = place_like(transform.init(weights), weights, mesh)
     step = build_step(graph, transform, strategy, config.remat, taps)
+    mask = kept(weights) if kept else None
     done, (weights, moments), log = _resume(checkpoints, (weights, moments))
     clock = _Clock()
     with tqdm(total=steps, initial=done, desc=title, unit="step", disable=None) as bar:
         for number in range(done, steps):
             index = schedule[number]
             feed = place_rows(_stack(examples, index, config.accumulate), mesh)
-            weights, moments, metrics = step(weights, moments, frozen, feed, seen(weights) if seen else None)
+            weights, moments, metrics = step(weights, moments, frozen, feed, seen(weights) if seen else None, mask)
             entry = {name: float(value) for name, value in metrics.items()}
             tokens = int(row_tokens[index].sum())
             log.append({"step": number + 1, "tokens": tokens, **{k: round(v, 6) for k, v in entry.items()}})
@@ -198,10 +201,12 @@ def build_step(
         frozen: nnx.State,
         feed: tuple[Batch, Targets],
         seen: nnx.State | None = None,
+        mask: nnx.State | None = None,
     ) -> tuple[nnx.State, optax.OptState, dict[str, jax.Array]]:
         sums = _accumulate(lambda micro: gradient(weights if seen is None else seen, frozen, micro), feed)
         grads, (metrics, count) = sums
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
+        grads = grads if mask is None else jax.tree.map(jnp.multiply, grads, mask)
         updates, moments = transform.update(grads, moments, weights)
         metrics = {name: value / jnp.maximum(count, 1.0) for name, value in metrics.items()}
         metrics["gradient_norm"] = optax.tree.norm(grads)

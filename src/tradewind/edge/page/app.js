@@ -34,7 +34,7 @@ const handlers = {
     $("progress").hidden = true;
     $("status").textContent = `${facts.name}: ${(facts.parameters / 1e6).toFixed(1)} million weights in ${mb(facts.bytes)} MB, ` +
       `${backend(count)}, loaded in ${(loadMs / 1000).toFixed(1)} s.`;
-    Object.assign(document.documentElement.dataset, { loadMs, fetchMs, sessionMs });
+    Object.assign(document.documentElement.dataset, { loadMs, fetchMs, sessionMs, pageMs: performance.now() });
     offer(facts.examples);
     $("ask").disabled = false;
     state("ready");
