@@ -52,7 +52,7 @@ def _panel(
         )
         face = colours.get(row["model"], "#000000")
         axes.errorbar(*at, yerr=bar, fmt=MARKERS[row["precision"]], ms=7, color=face, elinewidth=0.6,
-                      mfc=face if row["recommended"] else "white", alpha=0.9)  # fmt: skip
+                      mfc="white" if row["recommended"] is False else face, alpha=0.9)  # fmt: skip
     on = [rows[name] for name in edge["variants"]]
     axes.plot([r[cost] * scale for r in on], [r["answer_f1"] for r in on], color="#bbbbbb", lw=6, alpha=0.5, zorder=0)
     for number, name in enumerate(edge["variants"]):

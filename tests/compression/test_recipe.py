@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+import yaml
 
 from tests.compression.tiny import CONFIG, rules, tiny_batch, tiny_flat
 from tradewind.compression.export_gguf import gguf_blocks
@@ -29,6 +30,8 @@ def test_every_recipe_of_the_configuration_fits_the_decoder(root):
     settings = read_params(root / "params.yaml")["quantize"]
     recipes = read_recipes(settings["recipes"])
     assert {split_name(name)[1] for name in settings["variants"]} <= set(recipes)
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["vars"][0]["variants"]
+    assert {name for name in stages if not name.endswith("-fp32")} == set(settings["variants"])
     for name, one in recipes.items():
         made = quantize_model(CONFIG, tiny_flat(), Recipe("rtn", one.rules))
         norms = {name for name, tensor in made.items() if isinstance(tensor, np.ndarray)}

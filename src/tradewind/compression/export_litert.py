@@ -7,7 +7,7 @@
 
 The bindings are undocumented and want an environment of their own: `make litert`; steps 2 and running are
 `export_litert_worker`, by that environment's Python. The price of exactness: TFLite wants a float32 scale and an int64
-zero point for each block (3.4 bits a weight), and weights lie in memory as floats. XNNPACK's own blockwise int4 would be
+zero point for each block (3 bits a weight more), and weights lie in memory as floats. XNNPACK's own blockwise int4 would be
 smaller, but refuses negative scales. Not covered: prefill of several tokens, int8 caches, GPU delegates.
 """
 
@@ -33,7 +33,7 @@ from tradewind.model.gguf import load_gguf
 from tradewind.model.weights import weight_table
 
 WORKER = Path(__file__).with_name("export_litert_worker.py")
-GET_IT = "no LiteRT here: make litert (an environment of its own, 120 MB), or pass --litert with its Python"
+GET_IT = "no LiteRT here: make litert (an environment of its own, 470 MB), or pass --litert with its Python"
 WORKER_S = 3600
 
 

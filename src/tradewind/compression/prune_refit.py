@@ -6,7 +6,7 @@
 Each layer is fitted on what the student as fitted so far feeds it. It gives distillation a start that has not collapsed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
@@ -20,7 +20,6 @@ from tradewind.model.decoder import Layer
 from tradewind.model.weights import to_flat, to_model
 
 States = list[jax.Array]
-Norm = Callable[[Layer, jax.Array], jax.Array]
 
 
 def refit(sketch: Sketch, calibration: Calibration, ridge: float) -> Sketch:

@@ -35,12 +35,13 @@ from tradewind.training.loop import OptimizerConfig, Seen
 class QatConfig:
     """Key `training` of a recipe. tokens: budget, of which the calibration text is passed over as often as that takes.
 
-    k: the teacher's likeliest tokens kept at each place. optimizer: see `OptimizerConfig`.
+    k: the teacher's likeliest tokens kept at each place. optimizer: see `OptimizerConfig`. seed: of the rows' order.
     """
 
     tokens: int
     optimizer: OptimizerConfig
     k: int = 64
+    seed: int = 0
 
 
 def quantize_qat(
@@ -51,7 +52,7 @@ def quantize_qat(
     start = dequantize(quantize_gptq(config, flat, rules, batches))
     cache = ask_teacher(to_model(config, flat), np.arange(config.vocab_size), every_token(batches), choice.k, rows=1)
     training = DistillConfig(choice.tokens, 1, choice.optimizer, {"logits": 1.0})
-    trained, _ = distill(config, start, cache, training, seed=0, seen=seen)
+    trained, _ = distill(config, start, cache, training, seed=choice.seed, seen=seen)
     return quantize(trained, rules)
 
 
