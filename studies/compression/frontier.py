@@ -89,9 +89,8 @@ def _variant(
     row["f1_to_parent"] = difference(answers[name], answers[manifest["parent"]], seed) if manifest["parent"] else None
     lost = -row["f1_to_parent"]["value"] if row["f1_to_parent"] else 0.0
     row["faults"] = faults(manifest["precision"], row, lost)
-    return row | {
-        "recommended": not row["faults"] if manifest["parent"] else None
-    }  # fp32 is what others are held against
+    recommended = not row["faults"] if manifest["parent"] else None  # fp32 is what others are held against
+    return row | {"recommended": recommended}
 
 
 def method(name: str) -> str:

@@ -1,6 +1,8 @@
 """One variant of the study: a model's weights quantized by a recipe of conf/quantize and written in every container.
 
-python -m studies.compression.variant student-int4-qat
+    python -m studies.compression.variant student-int4-qat
+
+Results: artifacts/studies/compression/variants/NAME.
 """
 
 import sys
