@@ -3,11 +3,9 @@ of the variants wanted, and the scales of an int8 key-value cache, from training
 
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from tradewind.compression.calibration import calibration_rows
 from tradewind.compression.kv_cache import SCALES_FILE, kv_scales, save_scales
-from tradewind.compression.quantize import errors, save_tensors
+from tradewind.compression.quantize import dequantize, errors, save_tensors
 from tradewind.compression.recipe import quantize_model, read_recipes
 from tradewind.compression.variant import split_name
 from tradewind.config import run, stage_params
@@ -33,9 +31,9 @@ def main() -> None:
             config, flat = load_hf(f"artifacts/{model}")
             tokenizer = Tokenizer.load(f"artifacts/{model}")
             batches, named = calibration_rows(TRAIN, tokenizer, params["calibration"], params["seed"])
-            scales = kv_scales(to_model(config, flat, jnp.float32, jnp.float32), batches)
             for recipe in chosen:
                 tensors = quantize_model(config, flat, recipes[recipe], batches)
+                scales = kv_scales(to_model(config, dequantize(tensors)), batches)
                 folder = made / f"{model}-{recipe}"
                 save_tensors(folder / "model.safetensors", tensors)
                 save_scales(folder / SCALES_FILE, scales)

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from studies.compression.places import VARIANTS, model_folder
 from tradewind.compression.calibration import calibration_rows
 from tradewind.compression.export import write_variant
 from tradewind.compression.kv_cache import kv_scales
+from tradewind.compression.quantize import dequantize
 from tradewind.compression.recipe import Recipe, quantize_model, read_recipes
 from tradewind.compression.variant import Manifest, split_name
 from tradewind.config import run, stage_params
@@ -45,8 +44,8 @@ def quantized(name: str, folder: Path, recipe: Recipe, params: Mapping[str, Any]
     config, flat = load_hf(folder)
     tokenizer = Tokenizer.load(folder)
     batches, named = calibration_rows(TRAIN, tokenizer, params["calibration"], params["seed"])
-    scales = kv_scales(to_model(config, flat, jnp.float32, jnp.float32), batches)
     tensors = quantize_model(config, flat, recipe, batches)
+    scales = kv_scales(to_model(config, dequantize(tensors)), batches)
     return write_variant(VARIANTS / name, name, config, tensors, tokenizer, recipe.told(named), kv_scales=scales)
 
 

@@ -28,7 +28,10 @@ SCALES_FILE, NAME = "kv_scales.safetensors", "kv_scales"
 
 
 def kv_scales(model: Decoder, batches: Iterable[Batch]) -> Scales:
-    """Largest magnitude of each channel over the batches' tokens (padding left out), divided by 127."""
+    """Largest magnitude of each channel over the batches' tokens (padding left out), divided by 127.
+
+    model: with the weights that will run. Rounded ones fill other ranges than the float ones that they come from.
+    """
     highest = np.zeros((2 * model.config.num_layers, model.config.num_kv_heads, model.config.head_dim), np.float32)
     for batch in batches:
         x, place = enter(model, batch)
