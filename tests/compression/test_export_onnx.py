@@ -112,7 +112,7 @@ def test_w8a8_logits_do_not_depend_on_the_batch(tmp_path):
 
 def test_a_w8a8_table_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"model\.embed_tokens\.weight cannot be w8a8: GatherBlockQuantized"):
-        export_onnx(tmp_path, CONFIG, quantize(tiny_flat(), rules("w8a8")))
+        export_onnx(tmp_path, CONFIG, quantize(tiny_flat(), (NORMS, Rule(".*", "w8a8"))))
 
 
 @pytest.mark.parametrize("made", [rules("int4"), rules("int8"), MIXED, W8A8])
