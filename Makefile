@@ -9,11 +9,10 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 CLUSTER := $(VENV)/.cluster
-LITERT  := .venv-litert/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve cluster edge litert load study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster edge litert llama load study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,14 +34,17 @@ $(CLUSTER): requirements-cluster.lock $(STAMP)
 		|| { grep -m1 '^ERROR' $(VENV)/install.log >&2; echo "error: cannot install requirements-cluster.lock (see $(VENV)/install.log)" >&2; exit 2; }
 	@touch $@
 
-$(LITERT): requirements-litert.lock $(STAMP)
-	@echo "installing requirements-litert.lock into .venv-litert (470 MB)"
-	@$(PYTHON) -m venv --clear .venv-litert
-	@.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r requirements-litert.lock 2>.venv-litert/install.log \
-		|| { grep -m1 '^ERROR' .venv-litert/install.log >&2; echo "error: cannot install requirements-litert.lock (see .venv-litert/install.log)" >&2; exit 2; }
+# Runtimes to compare with, each in an environment of its own.
+.venv-%/.installed: requirements-%.lock $(STAMP)
+	@echo "installing $< into .venv-$*"
+	@$(PYTHON) -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 15 --require-hashes -r $< 2>.venv-$*/install.log \
+		|| { grep -m1 '^ERROR' .venv-$*/install.log >&2; echo "error: cannot install $< (see .venv-$*/install.log)" >&2; exit 2; }
 	@touch $@
 
-litert: $(LITERT)  ## make .venv-litert, in which `python -m tradewind.compression litert` converts and runs .tflite files
+litert: .venv-litert/.installed  ## make .venv-litert (470 MB), in which `python -m tradewind.compression litert` makes and runs .tflite files
+
+llama: .venv-llama/.installed  ## make .venv-llama (130 MB), in which `python -m tradewind.compression compare` runs llama.cpp
 
 data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
 	@python pipelines/acquire.py $(if $(ACCEPT),--accept)
@@ -71,7 +73,7 @@ edge: $(STAMP)  ## serve the page that runs MODEL=student-int4-qat in the browse
 load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a server of its own
 	@python -m tradewind.load $(SCENARIO) $(if $(URL),--url $(URL)) --model $(MODEL) --engine $(ENGINE) --profile $(PROFILE)
 
-study: $(STAMP)  ## run the sweep of a question: NAME=slug
+study: $(STAMP) $(if $(filter compression,$(NAME)),litert llama)  ## run the sweep of a question: NAME=slug
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro
 
@@ -86,10 +88,11 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@jupyter lab --ip 127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None notebooks
 
 lock: COMPILE = --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
-lock:  ## resolve both locks anew (needs uv)
+lock:  ## resolve the locks anew (needs uv)
 	@uv pip compile pyproject.toml $(addprefix --extra ,pipeline serve load notebooks documented dev) $(COMPILE) -o requirements.lock
 	@uv pip compile pyproject.toml --extra serve --extra cluster --constraint requirements.lock $(COMPILE) -o requirements-cluster.lock
 	@printf '%s\n' litert-converter==0.5.0 ai-edge-litert==2.3.0 flatbuffers numpy 'backports-strenum<1.3' | uv pip compile - $(COMPILE) -o requirements-litert.lock
+	@echo xllamacpp==2026.10.11549 | uv pip compile - $(COMPILE) -o requirements-llama.lock
 
 clean:  ## remove what runs made (not the environment, not data/)
 	@rm -rf artifacts .tradewind .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .mypy_cache

@@ -2,7 +2,8 @@
 
     python -m studies.compression.runtimes
 
-A runtime that is not installed is a row that says so. Results: reports/studies/compression/runtimes.json.
+A runtime that is not installed is an error, for a report without it would be kept.
+Results: reports/studies/compression/runtimes.json.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from studies.compression.places import REPORTS, RUNS, STUDY, VARIANTS, plan
 from tradewind import host
 from tradewind.compression.compare import Comparison, compare_variant, table
 from tradewind.config import run
+from tradewind.errors import UserError
 from tradewind.files import write_json
 from tradewind.tracking import Measurement, git_commit, record_run
 
@@ -26,11 +28,14 @@ def main() -> None:
             settings["threads"], None, Path(".venv-litert/bin/python"),
         )  # fmt: skip
         print(table(found[name]), flush=True)
+        for runtime, row in found[name].rows.items():
+            if isinstance(row, str):
+                raise UserError(f"{runtime}: {row}")
     with record_run(stage="runtimes", question=STUDY, params=settings, path=RUNS / f"{STUDY}-runtimes.json") as made:
         for name, one in found.items():
             for runtime, row in one.rows.items():
-                if not isinstance(row, str):
-                    made.log(Measurement(f"kl_{name}_{runtime}", row.kl, "nat", one.positions, None, FORMULA))
+                assert not isinstance(row, str)
+                made.log(Measurement(f"kl_{name}_{runtime}", row.kl, "nat", one.positions, None, FORMULA))
     head = {"device": host.device(), "git_commit": git_commit(), "run_id": made.run_id}
     write_json(REPORTS / "runtimes.json", {**head, "variants": [one.as_json() for one in found.values()]})
 

@@ -10,6 +10,7 @@ from tradewind.compression import compare as module
 from tradewind.compression.compare import Comparison, agreement, as_tokens, compare, read_prompts, table
 from tradewind.compression.compare_integers import differing, from_gguf, from_onnx
 from tradewind.compression.compare_runtimes import (
+    LLAMA,
     Missing,
     Setup,
     Text,
@@ -60,6 +61,19 @@ def test_float32_products_agree_and_rounded_activations_differ_by_little(setup, 
     assert "missing" in made.as_json()["runtimes"]["llama.cpp"]
 
 
+@pytest.mark.skipif(not LLAMA.is_file(), reason="no .venv-llama: make llama")
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_llama_cpp_loads_the_gguf_and_says_nearly_the_same(tmp_path, precision):
+    """Its activations are in `Q8_0` and its cache in float16, so its distributions are near those of JAX, not equal."""
+    folder = tmp_path / f"base-{precision}"
+    tiny_variant(folder, precision)
+    made = compare(Setup(folder, load_variant(folder), 64, 1, llama=str(LLAMA)), PROMPTS, tokens=6)
+    row = made.rows["llama.cpp"]
+    assert not isinstance(row, str), row
+    assert abs(row.kl) < 1e-3
+    assert row.top1 > 0.9
+
+
 def test_agreement_of_a_case_by_hand():
     uniform, tilted = np.zeros((1, 2), np.float32), np.log(np.array([[3.0, 1.0]], np.float32))
     first = [log_softmax(tilted), log_softmax(tilted)]
@@ -108,7 +122,7 @@ def test_mistakes(setup, tmp_path, monkeypatch):
         compare(Setup(tmp_path / "base-fp32", load_variant(tmp_path / "base-fp32"), 64), PROMPTS, tokens=2)
     monkeypatch.setenv("PATH", "")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Missing, match="pip install"):
+    with pytest.raises(Missing, match="make llama"):
         find_llama(None)
 
 

@@ -224,6 +224,8 @@ def test_a_schedule_recovers_between_its_entries_and_counts_layers_from_the_teac
         ({"mlp_size": 99}, r"prune\.mlp_size: 99 asked for, the teacher has 96"),
         ({"mlp_size": 40}, r"prune\.mlp_size: the width 40 is no multiple of 32"),
         ({"hidden_size": 40}, r"prune\.hidden_size: the width 40 is no multiple of 32"),
+        ({"layers_by_loss": 9}, r"prune\.layers_by_loss: 9 asked for"),
+        ({"hidden_channels": 40}, r"prune\.hidden_channels: the width 40"),
         ({"heads": 3}, r"prune\.heads: 3 is no multiple of the 2 KV heads"),
         ({"kv_heads": 1, "heads": 1}, r"prune\.heads: the width of the heads 16 is no multiple of 32"),
         ({"sparsity": 1.5}, r"prune\.sparsity: 1\.5 is not a share"),

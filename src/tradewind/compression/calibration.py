@@ -16,12 +16,12 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from tradewind.compression.layerwise import Place, enter, mlp_activations, run_attention
+from tradewind.compression.layerwise import Place, attention_mix, enter, mlp_activations, run_attention
 from tradewind.compression.quantize import BLOCK
 from tradewind.compression.teacher_cache import data_digest
 from tradewind.errors import UserError
 from tradewind.files import read_jsonl
-from tradewind.model.decoder import Decoder, Layer, attend_causal
+from tradewind.model.decoder import Decoder, Layer
 from tradewind.model.weights import weight_table
 from tradewind.training.data import Batch, ChatTokenizer, draw, pack
 
@@ -46,13 +46,6 @@ Entering = Callable[[Layer, jax.Array, Place], jax.Array]
 def attention_input(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
     """What enters q, k and v."""
     return layer.attention_norm(x)
-
-
-@nnx.jit
-def output_input(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
-    """What enters o: the heads' mixed values."""
-    q, k, v = layer.attention.project(layer.attention_norm(x), place.rotation)
-    return attend_causal(q, k, v, place.mask).reshape(*x.shape[:2], -1)
 
 
 @nnx.jit
@@ -85,7 +78,7 @@ class Site:
 
 SITES = (
     Site(attention_input, ("attention.q", "attention.k", "attention.v"), False, "attention_norm.scale"),
-    Site(output_input, ("attention.o",), False, None),
+    Site(attention_mix, ("attention.o",), False, None),
     Site(mlp_input, ("mlp.gate", "mlp.up"), True, "mlp_norm.scale"),
     Site(down_input, ("mlp.down",), True, "mlp.up.kernel"),
 )

@@ -41,14 +41,14 @@ from tradewind.engine.ort import OrtEngine
 from tradewind.errors import UserError
 from tradewind.evaluation.metrics import log_softmax
 from tradewind.model.gguf import load_gguf
+from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import to_model
 
 LogProbs = NDArray[np.float32]
 """[answer tokens, vocabulary]: row i is what the runtime says before the answer's token i."""
-PEER = "xllamacpp==2026.10.11549"
+LLAMA = Path(".venv-llama/bin/python")
 GET_LLAMA = (
-    f"no llama.cpp here: python3.11 -m venv .venv-peer && .venv-peer/bin/pip install {PEER} (a wheel, nothing is "
-    "compiled), or pass --llama with a llama-server or a Python that has xllamacpp"
+    "no llama.cpp here: `make llama` gets it, or pass --llama with a llama-server or a Python that has xllamacpp"
 )
 REQUEST_S = 120
 
@@ -133,9 +133,10 @@ def ort_float32(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
 
 def llama_cpp(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
     """One request for each position: its server gives log-probabilities of tokens that it makes, not of those given."""
+    made = Tokenizer.load(setup.folder).encode("a")[0]
     with _llama_server(setup) as url:
         return [
-            np.stack([_told(url, text.tokens[:end], setup) for end in range(text.start, len(text.tokens))])
+            np.stack([_told(url, text.tokens[:end], made, setup) for end in range(text.start, len(text.tokens))])
             for text in texts
         ]
 
@@ -153,7 +154,7 @@ def lite_rt(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
 
 def find_llama(given: str | None) -> str:
     """A llama-server, or a Python with xllamacpp. Raises Missing."""
-    found = given or shutil.which("llama-server") or ".venv-peer/bin/python"
+    found = given or shutil.which("llama-server") or str(LLAMA)
     if not os.access(found, os.X_OK):
         raise Missing(f"{given}: no such executable" if given else GET_LLAMA)
     return found
@@ -205,10 +206,15 @@ def _is_address(line: str, word: str) -> bool:
     return "listening" in line and word.startswith("http://")
 
 
-def _told(url: str, tokens: Sequence[int], setup: Setup) -> LogProbs:
-    """Log-probabilities [vocabulary] after the tokens."""
+def _told(url: str, tokens: Sequence[int], made: int, setup: Setup) -> LogProbs:
+    """Log-probabilities [vocabulary] after the tokens.
+
+    Of a token that is part of a character the server tells nothing, so it is made to say the token `made`; the
+    log-probabilities that it tells are those before the bias.
+    """
     size = setup.manifest.decoder.vocab_size
     body = {"prompt": list(tokens), "n_predict": 1, "n_probs": size, "temperature": 0, "cache_prompt": True}
+    body["logit_bias"] = [[made, 1e3]]
     request = urllib.request.Request(
         f"{url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

@@ -74,7 +74,7 @@ def run_attention(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
 
 @nnx.jit
 def attention_mix(layer: Layer, x: jax.Array, place: Place) -> jax.Array:
-    """What enters `o` [B,T,H*F], given the residual stream before a layer."""
+    """What enters `o` [B,T,H*F], the heads' mixed values, given the residual stream before a layer."""
     q, k, v = layer.attention.project(layer.attention_norm(x), place.rotation)
     return attend_causal(q, k, v, place.mask).reshape(*x.shape[:2], -1)
 

@@ -4,8 +4,8 @@
 - Blocks: `MatMulNBits`, whose scales are stored in float16 and widened at load.
 - Rows (W8A8): the activations of each token are divided by their largest magnitude / 127 and rounded to int8, multiplied
   in integers (`MatMulInteger`), and the sums are scaled back. A token's result depends on no other token.
-  Activations are unsigned with zero point 128, the pair for which ONNX Runtime has fast kernels (13 times those of signed
-  activations). On x86 without VNNI instructions its kernel saturates the sum of two neighbouring products beyond 32767.
+  Activations are unsigned with zero point 128, the pair for which ONNX Runtime has fast kernels, which signed
+  activations lack. On x86 without VNNI instructions its kernel saturates the sum of two neighbouring products beyond 32767.
 """
 
 import numpy as np

@@ -15,12 +15,12 @@ from tradewind.training.data import Batch
 
 def drop_by_influence(sketch: Sketch, calibration: Calibration, count: float) -> Sketch:
     """`count` layers stay: those of most block influence."""
-    return _drop(sketch, calibration.survey.influence, count)
+    return _drop(sketch, calibration.survey.influence, "layers", count)
 
 
 def drop_by_loss(sketch: Sketch, calibration: Calibration, count: float) -> Sketch:
     """`count` layers stay: those without which the loss rises most."""
-    return _drop(sketch, loss_increase(calibration.teacher, calibration.batches), count)
+    return _drop(sketch, loss_increase(calibration.teacher, calibration.batches), "layers_by_loss", count)
 
 
 def loss_increase(model: Decoder, batches: Sequence[Batch]) -> np.ndarray:
@@ -44,10 +44,10 @@ def keep_layers(importance: np.ndarray, count: int) -> tuple[int, ...]:
     return tuple(sorted({0, *inner, total - 1}))
 
 
-def _drop(sketch: Sketch, importance: np.ndarray, count: float) -> Sketch:
+def _drop(sketch: Sketch, importance: np.ndarray, name: str, count: float) -> Sketch:
     if len(sketch.layers) != len(importance):
         raise UserError("prune: layers are dropped twice in one entry of the schedule")
-    kept = keep_layers(importance, check_amount("layers", count, len(importance), min(2, len(importance))))
+    kept = keep_layers(importance, check_amount(name, count, len(importance), min(2, len(importance))))
     flat = {name: array for name, array in sketch.flat.items() if ".layers." not in name}
     for new, old in enumerate(kept):
         flat |= _renumbered(sketch.flat, old, new)

@@ -23,7 +23,7 @@ WRITES = ("self_attn.o_proj", "mlp.down_proj")
 
 def keep_components(sketch: Sketch, calibration: Calibration, size: float) -> Sketch:
     """`size` dimensions stay: the principal components of the streams, each token scaled to length 1."""
-    width = _checked(sketch, size)
+    width = _checked(sketch, "hidden_size", size)
     if width == sketch.config.hidden_size:
         return sketch
     moments = calibration.survey.moments
@@ -35,7 +35,7 @@ def keep_components(sketch: Sketch, calibration: Calibration, size: float) -> Sk
 
 def keep_channels(sketch: Sketch, calibration: Calibration, size: float) -> Sketch:
     """`size` channels stay: those of largest mean square in the streams, each token scaled to length 1."""
-    width, moments = _checked(sketch, size), calibration.survey.moments
+    width, moments = _checked(sketch, "hidden_channels", size), calibration.survey.moments
     score = np.diagonal(moments.mean(axis=0))
     kept = np.sort(np.argsort(-score, kind="stable")[:width])
     return _project(sketch, moments, np.eye(len(score))[:, kept])
@@ -64,7 +64,7 @@ def _projected_layer(flat: Flat, layer: int, basis: np.ndarray, scales: np.ndarr
     return out
 
 
-def _checked(sketch: Sketch, size: float) -> int:
+def _checked(sketch: Sketch, name: str, size: float) -> int:
     if sketch.basis is not None:
         raise UserError("prune: the hidden size is cut twice in one entry of the schedule")
-    return check_width("hidden_size", check_amount("hidden_size", size, sketch.config.hidden_size))
+    return check_width(name, check_amount(name, size, sketch.config.hidden_size))

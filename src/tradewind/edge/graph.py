@@ -1,13 +1,13 @@
 """The browser's graph of a variant: the same integers, for one row, multiplied in float32.
 
 ONNX Runtime's WASM build is another runtime than the native one. Three operators are replaced by what is fast there
-(single thread, onnxruntime-web 1.30; the order of magnitude holds anywhere):
-- `MatMulNBits` has no kernel and expands the whole matrix at every call, 3.6 ns a weight, where a float32 product takes
-  0.25. So codes are expanded once, when the session is made: `DequantizeLinear` over the very bytes of
-  `model.onnx.data`, which constant folding replaces by its result (session option `session.disable_quant_qdq`). What is
-  downloaded stays as small; what is held in memory is float32.
-- `GroupQueryAttention` takes 60 ms for a chunk of 128 tokens over as many held, the standard's `Attention` (opset 23) 9;
-  the former's `query_lengths` is an input that the WASM build does not know yet.
+(onnxruntime-web 1.30):
+- `MatMulNBits` has no kernel and expands the whole matrix at every call, which takes many times the product itself. So
+  codes are expanded once, when the session is made: `DequantizeLinear` over the very bytes of `model.onnx.data`, which
+  constant folding replaces by its result (session option `session.disable_quant_qdq`). What is downloaded stays as
+  small; what is held in memory is float32.
+- `GroupQueryAttention` takes several times as long as the standard's `Attention` (opset 23); its `query_lengths` is an
+  input that the WASM build does not know yet.
 - Every output is copied to JavaScript, so of the cache only what is new leaves the graph.
 
 Inputs
