@@ -67,14 +67,15 @@ serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on POR
 cluster: $(CLUSTER)  ## serve MODEL by REPLICAS=2 on Ray Serve, as serve.yaml says, on PORT=8000
 	@python -m tradewind.cluster up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter file,$(origin MODEL)),,--model $(MODEL)) $(if $(filter file,$(origin ENGINE)),,--engine $(ENGINE)) $(if $(filter file,$(origin PORT)),,--port $(PORT)) --profile $(PROFILE)
 
-edge: $(STAMP)  ## serve the page that runs MODEL=student-int4-qat in the browser, on PORT=8088 (needs npm once)
-	@python -m tradewind.edge serve $(if $(filter file,$(origin MODEL)),,--variant $(MODEL)) $(if $(filter file,$(origin PORT)),,--port $(PORT))
+edge: $(STAMP)  ## serve the page that runs MODEL=student-int4-qat of VARIANTS=artifacts/variants in the browser, on PORT=8088 (needs npm once)
+	@python -m tradewind.edge serve $(if $(filter file,$(origin MODEL)),,--variant $(MODEL)) $(if $(VARIANTS),--variants $(VARIANTS)) $(if $(filter file,$(origin PORT)),,--port $(PORT))
 
 load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a server of its own
 	@python -m tradewind.load $(SCENARIO) $(if $(URL),--url $(URL)) --model $(MODEL) --engine $(ENGINE) --profile $(PROFILE)
 
 study: $(STAMP) $(if $(filter compression,$(NAME)),litert llama)  ## run the sweep of a question: NAME=slug
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }
+	@test -f .tradewind/packages.json || { echo "error: a study builds on the main job: run 'make repro' first" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro
 
 notebooks: $(STAMP)  ## execute the notebooks in place on the results of PROFILE; of cpu, put them into the README too

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tradewind.compression.calibration import CalibrationConfig
 from tradewind.compression.distill import DistillConfig, recovery
 from tradewind.compression.on_policy import Scorer
 from tradewind.compression.prune import PruneConfig, Recover, prune
@@ -28,7 +29,8 @@ RECOVERY = ("k", "length", "teacher_tokens")
 
 def main() -> None:
     name, params = student_params("prune", sys.argv[1:])
-    seed, calibration, again = params["seed"], params["calibration"], params.get("recovery")
+    seed, again = params["seed"], params.get("recovery")
+    calibration = build(CalibrationConfig, params["calibration"], f"prune.{name}.calibration")
     outside = ("profile", "seed", "calibration", "recovery")
     choice = build(PruneConfig, {key: value for key, value in params.items() if key not in outside}, f"prune.{name}")
     tokenizer = Tokenizer.load(TEACHER)
@@ -37,9 +39,7 @@ def main() -> None:
     texts = (tokenizer.chat_with_mask(messages)[0] for messages in conversations)
     trimmed, teacher_ids = trim_vocabulary(tokenizer, texts, choice.vocabulary)
     config, flat = slice_vocabulary(whole_config, whole, teacher_ids, trimmed)
-    packed = pack(
-        draw(conversations, trimmed, calibration["tokens"], calibration["length"], seed), calibration["length"]
-    )
+    packed = calibration.drawn(conversations, trimmed, seed)
     batches = [packed.take([row]) for row in range(len(packed))]
     recover = _recovery(config, flat, conversations, trimmed, again, seed) if again else None
     pruned = prune(config, flat, batches, choice, recover)

@@ -57,10 +57,15 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    try:
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON lines ({error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {number} is not valid JSON: {error.msg} at column {error.colno}") from None
+    return rows
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -5,7 +5,8 @@
 1. Each variant answers a question of the test set in a process under the cap; one that does not fit is a row that says so.
 2. Headless Chromium loads the page once, and again from what it kept; the server is stopped before it is asked.
 3. LiteRT decodes the same integers, where `make litert` made its environment.
-Medians of `repeats`. Results: reports/studies/compression/edge.json. Not covered: phones, WebGPU.
+Each rate is of `tokens` tokens after the first: answers go on past their end, as their own are too short to time. Medians of
+`repeats`. Results: reports/studies/compression/edge.json. Not covered: phones, WebGPU.
 """
 
 import subprocess
@@ -22,7 +23,7 @@ from tradewind import host
 from tradewind.compression.export_litert import benchmark, export_litert
 from tradewind.config import run
 from tradewind.edge.ask import Ask
-from tradewind.edge.capped import answer_capped
+from tradewind.edge.capped import CapExceeded, answer_capped
 from tradewind.edge.chromium import Page, browser, executable
 from tradewind.errors import UserError
 from tradewind.files import read_jsonl, write_json
@@ -54,25 +55,25 @@ def main() -> None:
 
 
 def longest(characters: int) -> Mapping[str, Any]:
-    """Of the test questions with a passage of at most so many characters, the one whose answer is longest: a rate needs
-    tokens."""
+    """Of the test questions with a passage of at most so many characters, the one whose answer is longest."""
     fitting = [row for row in read_jsonl("artifacts/corpus/test.jsonl") if len(row["passage"]) <= characters]
     return max(fitting, key=lambda row: (len(row["answer"]), row["id"]))
 
 
 def capped(name: str, question: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
-    ask = Ask(str(VARIANTS / name), question["question"], question["passage"], settings["tokens"])
+    ask = Ask(str(VARIANTS / name), question["question"], question["passage"], settings["tokens"] + 1, ignore_end=True)
     row: Row = {"where": f"one thread, {settings['memory_mib']} MiB", "variant": name}
     try:
         made = [answer_capped(ask, settings["memory_mib"], lambda text: None) for _ in range(settings["repeats"])]
-    except UserError as error:
+    except CapExceeded as error:
         return row | {"note": str(error)}
     return row | {
         "load_s": median(one["load_ms"] for one in made) / 1000,
         "ttft_s": median(one["ttft_ms"] for one in made) / 1000,
         "decode_tokens_per_s": median(one["tokens_per_s"] for one in made),
+        "timed_tokens": min(one["tokens"] for one in made) - 1,
         "peak_rss_bytes": max(one["peak_rss_bytes"] for one in made),
-        "note": f"{made[0]['tokens']} tokens; {made[0]['cap']}",
+        "note": made[0]["cap"],
     }
 
 
@@ -85,17 +86,18 @@ def in_browser(name: str, question: Mapping[str, Any], settings: Mapping[str, An
     for threads in settings["threads"]:
         with TemporaryDirectory(ignore_cleanup_errors=True) as profile, browser(Path(profile)) as open_page:
             with serving(name) as address:
-                first = loaded(open_page(f"{address}?threads={threads}"))
+                page_address = f"{address}?threads={threads}&ignore_end"
+                first = loaded(open_page(page_address))
                 first.wait("!document.getElementById('saved').hidden")
                 fetched = number(first, "pageMs") / 1000
-                pages = [loaded(open_page(f"{address}?threads={threads}")) for _ in range(settings["repeats"])]
+                pages = [loaded(open_page(page_address)) for _ in range(settings["repeats"])]
             load, page = median(number(one, "pageMs") for one in pages) / 1000, pages[-1]
             made = [asked(page, question, settings["tokens"]) for _ in range(settings["repeats"])]
-            tokens = number(page, "tokens")
+            timed = round(number(page, "tokens")) - 1
         yield {
             "where": f"browser, {threads} thread{'s' if threads > 1 else ''}", "variant": name, "load_s": load,
             "ttft_s": median(one[0] for one in made), "decode_tokens_per_s": median(one[1] for one in made),
-            "note": f"{tokens:.0f} tokens; server stopped before it is asked; first load {fetched:.2f} s",
+            "timed_tokens": timed, "note": f"server stopped before it is asked; first load {fetched:.2f} s",
         }  # fmt: skip
 
 
@@ -118,8 +120,8 @@ def loaded(page: Page) -> Page:
 
 
 def asked(page: Page, question: Mapping[str, Any], tokens: int) -> tuple[float, float]:
-    """Seconds to the first token, and tokens a second after it."""
-    for field, value in (("passage", question["passage"]), ("question", question["question"]), ("tokens", tokens)):
+    """Seconds to the first token, and tokens a second of the `tokens` after it."""
+    for field, value in (("passage", question["passage"]), ("question", question["question"]), ("tokens", tokens + 1)):
         page.evaluate(f"document.getElementById('{field}').value = {value!r}")
     page.evaluate("document.getElementById('ask').click()")
     page.wait(f"{STATE} == 'ready'", 120)
@@ -140,6 +142,7 @@ def in_litert(name: str, settings: Mapping[str, Any]) -> Row:
     except UserError as error:
         return row | {"note": str(error)}
     kept = {key: found[key] for key in ("load_s", "decode_tokens_per_s", "peak_rss_bytes")}
+    kept["timed_tokens"] = found["tokens"]
     return row | kept | {"note": f"its file: {found['bytes'] / 1e6:.1f} MB; one process"}
 
 

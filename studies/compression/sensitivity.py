@@ -7,9 +7,9 @@ Weights alone, in float32 products. Results: reports/studies/compression/sensiti
 
 from studies.compression.places import REPORTS, RUNS, STUDY, model_folder, plan
 from tradewind import host
-from tradewind.compression.calibration import calibration_rows
+from tradewind.compression.calibration import CalibrationConfig, calibration_rows
 from tradewind.compression.sensitivity import sensitivity
-from tradewind.config import run, stage_params
+from tradewind.config import build, run, stage_params
 from tradewind.files import write_json
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf
@@ -22,7 +22,8 @@ FORMULA = "mean KL to the float weights over every token of the rows, padding le
 def main() -> None:
     settings, seed = plan()["sensitivity"], stage_params("evaluate")["seed"]
     config, flat = load_hf(model_folder(MODEL))
-    batches, named = calibration_rows(TEXT, Tokenizer.load(model_folder(MODEL)), settings, seed)
+    rows = build(CalibrationConfig, settings, "sensitivity")
+    batches, named = calibration_rows(TEXT, Tokenizer.load(model_folder(MODEL)), rows, seed)
     kinds = sensitivity(config, flat, batches, DTYPE)
     path = RUNS / f"{STUDY}-sensitivity-{MODEL}.json"
     with record_run(

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from studies.compression.places import VARIANTS, model_folder
-from tradewind.compression.calibration import calibration_rows
+from tradewind.compression.calibration import CalibrationConfig, calibration_rows
 from tradewind.compression.export import write_variant
 from tradewind.compression.kv_cache import kv_scales
 from tradewind.compression.quantize import dequantize
 from tradewind.compression.recipe import Recipe, quantize_model, read_recipes
 from tradewind.compression.variant import Manifest, split_name
-from tradewind.config import run, stage_params
-from tradewind.errors import UserError
+from tradewind.config import build, run, stage_params
+from tradewind.errors import UserError, within
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf, to_model
 
@@ -43,8 +43,10 @@ def main() -> None:
 def quantized(name: str, folder: Path, recipe: Recipe, params: Mapping[str, Any]) -> Manifest:
     config, flat = load_hf(folder)
     tokenizer = Tokenizer.load(folder)
-    batches, named = calibration_rows(TRAIN, tokenizer, params["calibration"], params["seed"])
-    tensors = quantize_model(config, flat, recipe, batches)
+    settings = build(CalibrationConfig, params["calibration"], "quantize.calibration")
+    batches, named = calibration_rows(TRAIN, tokenizer, settings, params["seed"])
+    with within(name):
+        tensors = quantize_model(config, flat, recipe, batches)
     scales = kv_scales(to_model(config, dequantize(tensors)), batches)
     return write_variant(VARIANTS / name, name, config, tensors, tokenizer, recipe.told(named), kv_scales=scales)
 

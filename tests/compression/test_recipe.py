@@ -50,7 +50,7 @@ def test_the_mixed_recipe_keeps_the_sensitive_matrices_in_int8(root):
     ("mapping", "message"),
     [
         ({"method": "sparse", "rules": ROWS}, "unknown quantization method 'sparse'.*rtn"),
-        ({"rules": ROWS}, "keys must be method and rules"),
+        ({"rules": ROWS}, "keys are method and rules .*, not rules"),
         ({"method": "rtn", "rules": ROWS, "training": TRAINING}, "method rtn: `training` is for qat"),
         ({"method": "qat", "rules": ROWS}, "method qat: `training` is for qat, which needs it"),
         ({"method": "qat", "rules": ROWS, "training": TRAINING | {"rate": 1}}, "rate"),
@@ -65,6 +65,11 @@ def test_bad_recipes(mapping, message):
 def test_names_begin_with_a_precision():
     with pytest.raises(UserError, match="recipe 'gptq-int4'"):
         read_recipes({"gptq-int4": {"method": "rtn", "rules": ROWS}})
+
+
+def test_a_faulty_recipe_is_named():
+    with pytest.raises(UserError, match="recipe int4-gtpq: unknown quantization method 'gtpq'"):
+        read_recipes({"int4-gtpq": {"method": "gtpq", "rules": ROWS}})
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "qat"])

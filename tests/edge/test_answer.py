@@ -4,14 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.compression.tiny import tiny_tokenizer, tiny_variant
+from tests.compression.tiny import VOCABULARY, tiny_tokenizer, tiny_variant
 from tests.support import ROOT
 from tradewind.corpus.prompt import conversation
+from tradewind.edge import answer
+from tradewind.edge.__main__ import variant_folder
+from tradewind.edge.ask import LEAST_TIMED, Ask
 from tradewind.engine.ort import OrtEngine
+from tradewind.errors import UserError
 
 HEAVY = {
     "jax",
@@ -84,6 +89,28 @@ def test_a_cap_that_is_too_small_ends_in_one_line(variants):
     done = ask(variants, "--memory-mib", "30", "q")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: the answer needs more than 30 MiB: its process was ended by ")
+    assert "larger --memory-mib" in done.stderr and "smaller variant" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_rate_is_of_enough_tokens_and_measuring_goes_past_the_end(variants, monkeypatch):
+    prepare = answer.prepare
+    every = frozenset(range(VOCABULARY))
+    monkeypatch.setattr(answer, "prepare", lambda folder, ask: replace(prepare(folder, ask), ends=every))
+    folder, quiet = str(variants / "base-int4"), list[object]().append
+    short = answer.answer(Ask(folder, "q"), quiet)
+    assert (short.tokens, short.finish_reason, short.tokens_per_s, short.cpu_s_per_token) == (1, "stop", None, None)
+    on = answer.answer(Ask(folder, "q", max_tokens=LEAST_TIMED, ignore_end=True), quiet)
+    assert (on.tokens, on.finish_reason) == (LEAST_TIMED, "length") and on.tokens_per_s and on.cpu_s_per_token
+    assert answer.answer(Ask(folder, "q", max_tokens=LEAST_TIMED - 1, ignore_end=True), quiet).tokens_per_s is None
+
+
+def test_a_variant_of_a_study_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Path("artifacts/studies/s/variants/tiny-int4/manifest.json")
+    made.parent.mkdir(parents=True)
+    made.touch()
+    with pytest.raises(UserError, match=r"'tiny-int4' .*; or --variants artifacts/studies/s/variants"):
+        variant_folder("tiny-int4", Path("artifacts/variants"))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +121,7 @@ def test_a_cap_that_is_too_small_ends_in_one_line(variants):
         (("--passage", "/nowhere/p.txt", "q"), "--passage /nowhere/p.txt: "),
         (("q" * 200,), "tokens, the context of base-int4 is 128"),
         (("--max-tokens", "0", "q"), "--max-tokens must be at least 1"),
+        ((" ",), "the question is blank"),
     ],
 )
 def test_bad_input_is_one_line(variants, options, words):

@@ -1,5 +1,6 @@
 """The page in headless Chromium: it loads, is cut off from the network, and answers as the Python engine does."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -56,9 +57,9 @@ def needs() -> None:
 
 
 @contextmanager
-def server(variants: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def server(variants: Path, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     command = [sys.executable, "-m", "tradewind.edge", "serve", "--port", "0", "--variants", str(variants)]
-    command += ["--variant", VARIANT, "--max-len", str(MAX_LEN)]
+    command += ["--variant", VARIANT, "--max-len", str(MAX_LEN), *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -99,6 +100,10 @@ def answered(page: Page) -> list[int]:
     page.evaluate(f"{part('ask')}.click()")
     page.wait(f"{STATE} == 'ready'")
     return [int(token) for token in page.evaluate(f"{part('answer')}.dataset.tokens").split(",")]
+
+
+def input_event(page: Page, name: str, value: str) -> None:
+    page.evaluate(f"{part(name)}.value = {value!r}; {part(name)}.dispatchEvent(new Event('input'))")
 
 
 def offline(page: Page) -> None:
@@ -151,3 +156,36 @@ def test_the_page_says_what_a_browser_lacks_or_falls_back_and_can_be_stopped(var
         page.evaluate(f"{part('passage')}.value = 'word '.repeat(400); {part('ask')}.click()")
         page.wait(f"{STATE} == 'ready'")
         assert "Shorten the documentation" in page.evaluate(f"{part('problem')}.textContent")
+
+
+def test_a_short_answer_has_no_rate_and_measuring_goes_past_its_end(variants, needs, tmp_path):
+    expected = greedy(variants)
+    file = shutil.copytree(variants / VARIANT, tmp_path / "variants" / VARIANT) / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_ids": [expected[0]]}))
+    with browser(tmp_path) as open_page, server(tmp_path / "variants") as (address, _):
+        page = open_page(address)
+        page.wait(f"{STATE} == 'ready'")
+        assert f"at most {MAX_LEN} tokens" in page.evaluate("document.body.innerText")
+        assert answered(page) == expected[:1]
+        assert "tokens/s" not in page.evaluate(f"{part('figures')}.innerText")
+        page.evaluate(f"{part('question')}.value = ' '; {part('ask')}.click()")
+        assert page.evaluate(f"{STATE} == 'ready' && !{part('question')}.validity.valid")
+
+        page = open_page(f"{address}?ignore_end")
+        page.wait(f"{STATE} == 'ready'")
+        assert answered(page) == expected and len(expected) == TOKENS
+        assert "tokens/s" in page.evaluate(f"{part('figures')}.innerText")
+
+
+def test_the_list_of_examples_says_what_stands_in_the_fields(variants, needs, tmp_path):
+    row = {"kind": "how", "passage": "p", "question": "q", "answer": "a"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    with browser(tmp_path) as open_page, server(variants, "--corpus", str(tmp_path)) as (address, _):
+        page = open_page(address)
+        page.wait(f"{STATE} == 'ready'")
+        chosen = f"{part('example')}.selectedOptions[0].text"
+        assert page.evaluate(chosen) == "q"
+        input_event(page, "passage", "my own")
+        assert page.evaluate(chosen) == "(your own)"
+        input_event(page, "passage", "p")
+        assert page.evaluate(chosen) == "q"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.support import checkout, repro
-from tradewind.compression.calibration import calibration_rows
+from tradewind.compression.calibration import CalibrationConfig, calibration_rows
 from tradewind.compression.kv_cache import SCALES_FILE, kv_scales, load_scales
 from tradewind.compression.quantize import dequantize, load_tensors
 from tradewind.compression.variant import split_name
@@ -48,10 +48,11 @@ def test_every_variant_is_in_the_summary(nano_run):
 def test_no_key_or_value_of_the_calibration_text_is_clipped_in_an_int8_cache(nano_run):
     """As the rounded weights make them, for each of a model's recipes."""
     params = read_params(nano_run / "params.yaml")
-    choice, text = params["quantize"], nano_run / "artifacts" / "corpus" / "train.jsonl"
+    choice = params["quantize"]
+    settings, text = CalibrationConfig(**choice["calibration"]), nano_run / "artifacts" / "corpus" / "train.jsonl"
     for name in choice["variants"]:
         model, folder = nano_run / "artifacts" / split_name(name)[0], nano_run / "artifacts" / "quantized" / name
-        batches, _ = calibration_rows(text, Tokenizer.load(model), choice["calibration"], params["seed"])
+        batches, _ = calibration_rows(text, Tokenizer.load(model), settings, params["seed"])
         rounded = to_model(load_hf(model)[0], dequantize(load_tensors(folder / "model.safetensors")))
         reached = kv_scales(rounded, batches) / load_scales(folder / SCALES_FILE)
         assert reached.max() < 1.0001, name

@@ -76,7 +76,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--litert", type=Path, default=Path(".venv-litert/bin/python"), help="Python of `make litert`")
     shared.add_argument("--json", type=Path, help="write the result there, too")
     compare = commands.add_parser("compare", parents=[shared], help="the agreement table of all runtimes")
-    compare.add_argument("--prompts", type=Path, help="JSONL with messages or prompt, or text, one prompt a line")
+    compare.add_argument(
+        "--prompts", type=Path, help="JSONL of messages or prompt, or a plain text file, a prompt a line"
+    )
     compare.add_argument("--count", type=int, default=20, help="questions of the test set where no prompts are given")
     compare.add_argument("--tokens", type=int, default=8, help="of each answer")
     compare.add_argument("--max-len", type=int, default=1024)
@@ -87,7 +89,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     litert.add_argument("--length", type=int, default=512, help="positions of the caches")
     litert.add_argument("--tokens", type=int, default=30, help="timed, less than --length")
     litert.set_defaults(command=run_litert)
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.tokens < 1 or ("length" in given and given.tokens >= given.length):
+        parser.error("--tokens: at least 1" + (", and less than --length" if "length" in given else ""))
+    return given
 
 
 if __name__ == "__main__":

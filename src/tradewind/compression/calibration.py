@@ -4,7 +4,7 @@ Matrices that read the same activations form a site. The caller moves the rows f
 layer's matrices before it does. Padding is left out of every sum.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -23,15 +23,31 @@ from tradewind.errors import UserError
 from tradewind.files import read_jsonl
 from tradewind.model.decoder import Decoder, Layer
 from tradewind.model.weights import weight_table
-from tradewind.training.data import Batch, ChatTokenizer, draw, pack
+from tradewind.training.data import Batch, ChatTokenizer, Packed, draw, pack
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """tokens: of conversations that are drawn. length: of a row."""
+
+    tokens: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.length) < BLOCK:
+            raise UserError(
+                f"calibration of {self.tokens} tokens in rows of {self.length}: both are at least a block of {BLOCK}"
+            )
+
+    def drawn(self, conversations: Sequence[Any], tokenizer: ChatTokenizer, seed: int) -> Packed:
+        return pack(draw(conversations, tokenizer, self.tokens, self.length, seed), self.length)
 
 
 def calibration_rows(
-    source: str | Path, tokenizer: ChatTokenizer, settings: Mapping[str, int], seed: int
+    source: str | Path, tokenizer: ChatTokenizer, settings: CalibrationConfig, seed: int
 ) -> tuple[list[Batch], dict[str, Any]]:
-    """`tokens` tokens of a file of conversations in rows of `length`, one row a batch; and what names them."""
-    conversations = [row["messages"] for row in read_jsonl(source)]
-    packed = pack(draw(conversations, tokenizer, settings["tokens"], settings["length"], seed), settings["length"])
+    """Rows of a file of conversations, one row a batch; and what names them."""
+    packed = settings.drawn([row["messages"] for row in read_jsonl(source)], tokenizer, seed)
     if packed.tokens < BLOCK:
         raise UserError(f"{source}: calibration text of {packed.tokens} tokens is shorter than a block of {BLOCK}")
     named = {"source": str(source), "seed": seed, "tokens": packed.tokens, "digest": data_digest(packed)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from tradewind.compression.compare_integers import READERS, report
 from tradewind.compression.compare_runtimes import (
@@ -34,6 +35,12 @@ from tradewind.evaluation.variant import load_codec, load_manifest
 from tradewind.files import read_jsonl
 
 REFERENCE = "jax"
+ROUNDING = 1e-8
+"""A mean KL below is the rounding of its sum."""
+COLUMNS = (
+    "max, mean: difference of log-probabilities, nats; top-1: positions with the same likeliest token; KL: nats, mean; "
+    "same answers: prompts whose greedy answer is the same"
+)
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,17 @@ def compare(setup: Setup, prompts: Sequence[Sequence[int]], tokens: int) -> Comp
     Raises:
         UserError: a prompt and its answer are longer than `setup.max_len`, or the variant is not quantized.
     """
-    if longest := max((len(p) for p in prompts if len(p) + tokens > setup.max_len), default=0):
-        raise UserError(f"a prompt of {longest} tokens and {tokens} of answer exceed {setup.max_len} (--max-len)")
+    for number, prompt in enumerate(prompts, 1):
+        if len(prompt) + tokens > setup.max_len:
+            text = f"prompt {number}: its {len(prompt)} tokens and {tokens} of answer"
+            raise UserError(f"{text} exceed {setup.max_len} (--max-len)")
     engine = reference_engine(setup)
     lines, integers = report({name: read(setup.folder, setup.manifest) for name, read in READERS.items()})
     texts = [greedy(engine, prompt, tokens, setup.manifest.eos_token_ids) for prompt in prompts]
     reference = by_engine(engine, texts)
     made = Comparison(setup.manifest.name, len(texts), sum(map(len, reference)), integers, lines)
-    for name, runtime in RUNTIMES.items():
+    for name, runtime in (bar := tqdm(RUNTIMES.items(), unit="runtime", leave=False, disable=None)):
+        bar.set_description(f"{setup.manifest.name}: {name}")
         try:
             made.rows[name] = agreement(reference, runtime(setup, texts))
         except Missing as missing:
@@ -109,12 +119,13 @@ def table(made: Comparison) -> str:
             rows.append((name, "missing", "", "", "", ""))
             missing.append(f"{name}: {row}")
         else:
-            shares = f"{row.top1:.4f}", f"{row.kl:.2e}", f"{row.same_answers:.2f}"
+            kl = f"{row.kl:.2e}" if row.kl > ROUNDING else f"<{ROUNDING:.0e}"
+            shares = f"{row.top1:.4f}", kl, f"{row.same_answers:.2f}"
             rows.append((name, f"{row.max:.2e}", f"{row.mean:.2e}", *shares))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     title = f"{made.variant}: {made.prompts} prompts, {made.positions} positions; log-probabilities against {REFERENCE}"
-    return "\n".join([title, *made.lines, *text, *missing])
+    return "\n".join([title, *made.lines, *text, COLUMNS, *missing])
 
 
 def read_prompts(path: Path) -> list[Any]:

@@ -45,16 +45,14 @@ def from_onnx(folder: Path, manifest: Manifest) -> Integers:
     """Of the graph's `NAME.codes` and `NAME.scales`; a matrix of q, k and v together is cut into its three."""
     config = manifest.decoder
     heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
-    initializers = ir.load(folder / manifest.files["ort"][0]).graph.initializers
+    stored = ir.load(folder / manifest.files["ort"][0]).graph.initializers
+    arrays = {key: _array(value.const_value, folder) for key, value in stored.items()}
     found: Integers = {}
-    for key, value in initializers.items():
+    for key, codes in arrays.items():
         name = key.removesuffix(".codes")
         if name == key or name == "head":  # the head's are a view of the embedding's
             continue
-        assert value.const_value is not None
-        scales = initializers[f"{name}.scales"].const_value
-        assert scales is not None
-        blocks = _unpacked(value.const_value.numpy(), scales.numpy(), key)
+        blocks = _unpacked(codes, arrays[f"{name}.scales"], key)
         if not name.endswith(".qkv"):
             found[f"{name}.weight"] = blocks
             continue
@@ -64,6 +62,15 @@ def from_onnx(folder: Path, manifest: Manifest) -> Integers:
             part_name = f"{name.removesuffix('qkv')}{part}_proj.weight"
             found[part_name] = Blocks(blocks.bits, blocks.codes[rows], blocks.scales[rows])
     return found
+
+
+def _array(tensor: ir.TensorProtocol | None, folder: Path) -> NDArray[Any]:
+    """Files that the graph points into are read here: the library refuses those with several hard links, as DVC makes."""
+    assert tensor is not None
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy()
+    dtype, shape = tensor.dtype.numpy(), tensor.shape.numpy()
+    return np.memmap(folder / tensor.location, dtype, "r", tensor.offset or 0, shape)
 
 
 def _unpacked(codes: NDArray[Any], scales: NDArray[np.float32], key: str) -> Blocks:

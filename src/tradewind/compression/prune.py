@@ -61,6 +61,9 @@ class PruneConfig:
         for entry in self.schedule:
             if unknown := sorted(set(entry) - set(known)):
                 raise UserError(f"prune.schedule: unknown strategy {unknown[0]!r} (choices: {', '.join(known)})")
+            for name, amount in entry.items():
+                if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+                    raise UserError(f"prune.schedule: {name}: {amount!r} is not a number")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def prune(
         weights, tokens = sketch.flat, int(entry.get(RECOVERY, 0))
         if tokens:
             if recover is None:
-                raise ValueError("the schedule has tokens of recovery, but nothing that spends them")
+                raise UserError(
+                    f"prune.schedule: {tokens} tokens of recovery, but no section `recovery` that spends them"
+                )
             weights = recover(sketch.config, weights, tokens)
         result = Pruned(sketch.config, weights, tuple(result.layers[i] for i in sketch.layers))
     return result

@@ -15,7 +15,7 @@ from tradewind.compression.quantize import Tensor, quantize
 from tradewind.compression.rules import Rule, read_rules, rules_as_rows
 from tradewind.compression.variant import PRECISIONS, precision_of
 from tradewind.config import build
-from tradewind.errors import UserError
+from tradewind.errors import UserError, within
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import Flat
 from tradewind.training.data import Batch
@@ -45,7 +45,7 @@ class Recipe:
         if self.method not in (*METHODS, QAT):
             raise UserError(f"unknown quantization method {self.method!r} (choices: {', '.join((*METHODS, QAT))})")
         if (self.method == QAT) != (self.training is not None):
-            raise UserError(f"recipe of method {self.method}: `training` is for {QAT}, which needs it")
+            raise UserError(f"method {self.method}: `training` is for {QAT}, which needs it")
 
     @property
     def calibrated(self) -> bool:
@@ -60,7 +60,7 @@ class Recipe:
 def read_recipe(mapping: Mapping[str, Any]) -> Recipe:
     """A recipe from its mapping in a configuration: `{"method": name, "rules": rows}`, and `training` for QAT."""
     if {"method", "rules"} - set(mapping) or set(mapping) - {"method", "rules", "training"}:
-        raise UserError(f"recipe {dict(mapping)}: the keys must be method and rules (and training for {QAT})")
+        raise UserError(f"the keys are method and rules (and training for {QAT}), not {', '.join(mapping)}")
     training = build(QatConfig, mapping["training"], "training") if "training" in mapping else None
     return Recipe(mapping["method"], read_rules(mapping["rules"]), training)
 
@@ -70,7 +70,11 @@ def read_recipes(mapping: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
     for name in mapping:
         if precision_of(name) not in PRECISIONS:
             raise UserError(f"recipe {name!r}: its first word must be a precision ({', '.join(PRECISIONS)})")
-    return {name: read_recipe(row) for name, row in mapping.items()}
+    found = {}
+    for name, row in mapping.items():
+        with within(f"recipe {name}"):
+            found[name] = read_recipe(row)
+    return found
 
 
 def quantize_model(

@@ -11,8 +11,9 @@ from tradewind.edge.ask import Ask
 from tradewind.edge.cap import MIB
 from tradewind.errors import UserError
 
-VARIANTS = Path("artifacts/variants")
-CORPUS = Path("artifacts/corpus")
+ARTIFACTS = Path("artifacts")
+VARIANTS = ARTIFACTS / "variants"
+CORPUS = ARTIFACTS / "corpus"
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     asked = commands.add_parser("answer", help="one question, one core, in a process of its own under a memory cap")
     asked.add_argument("question", metavar="QUESTION")
-    asked.add_argument("--passage", metavar="FILE", help="the documentation to answer from; - reads standard input")
+    asked.add_argument("--passage", metavar="FILE", help="the documentation to answer from; - reads standard input; "
+                       "without it, the answer is nearly always that the documentation does not say")  # fmt: skip
     asked.add_argument("--memory-mib", type=int, default=256, metavar="N", help="the cap (default: %(default)s)")
     asked.add_argument("--max-tokens", type=int, default=96, metavar="N", help="of the answer (default: %(default)s)")
     asked.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -48,23 +50,30 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def variant_folder(name: str, variants: Path) -> Path:
-    """Raises UserError with the choices."""
+    """Raises UserError with the choices, and where a study has a variant of that name."""
     choices = sorted(path.parent.name for path in variants.glob(f"*/{MANIFEST}"))
     if name not in choices:
         known = f"choices: {', '.join(choices)}" if choices else f"there is none under {variants}: run `make repro`"
-        raise UserError(f"unknown variant {name!r} ({known})")
+        studies = sorted(ARTIFACTS.glob("studies/*/variants"))
+        found = [f"; or --variants {folder}" for folder in studies if (folder / name / MANIFEST).is_file()]
+        raise UserError(f"unknown variant {name!r} ({known}{''.join(found)})")
     return variants / name
 
 
 def answer(options: argparse.Namespace, folder: Path) -> None:
-    from tradewind.edge.capped import answer_capped
+    from tradewind.edge.capped import CapExceeded, answer_capped
 
+    if not options.question.strip():
+        raise UserError("the question is blank")
     if options.max_tokens < 1 or options.temperature < 0:
         raise UserError("--max-tokens must be at least 1 and --temperature at least 0")
     passage = read_passage(options.passage)
     ask = Ask(str(folder), options.question, passage, options.max_tokens, options.temperature, options.seed)
     pieces: list[str] = []
-    figures = answer_capped(ask, options.memory_mib, pieces.append if options.json else show)
+    try:
+        figures = answer_capped(ask, options.memory_mib, pieces.append if options.json else show)
+    except CapExceeded as error:
+        raise UserError(f"{error}; a larger --memory-mib helps, or a smaller variant (--variant)") from None
     if options.json:
         print(json.dumps({"answer": "".join(pieces), **figures}, indent=2))
     else:
@@ -85,7 +94,7 @@ def show(text: str) -> None:
 
 
 def summary(figures: dict[str, object]) -> str:
-    """One line of what it cost."""
+    """One line of what it cost; no rate of an answer that is too short to time."""
     rate, cpu = figures["tokens_per_s"], figures["cpu_s_per_token"]
     speed = f", {rate:.1f} tokens/s, {1000 * cpu:.1f} ms of CPU a token" if rate and cpu else ""  # type: ignore[operator]
     return (f"{figures['variant']}: peak {figures['peak_rss_bytes'] / MIB:.0f} of {figures['cap_bytes'] / MIB:.0f} MiB "  # type: ignore[operator]

@@ -19,7 +19,7 @@ from typing import Any
 
 from tradewind.compression.variant import Manifest, load_variant
 from tradewind.corpus.prompt import conversation
-from tradewind.edge.ask import Ask
+from tradewind.edge.ask import LEAST_TIMED, Ask
 from tradewind.engine.detokenize import TextStream
 from tradewind.engine.ort import OrtEngine
 from tradewind.engine.sampling import Sampler, SamplingParams
@@ -36,7 +36,7 @@ class Figures:
     """What an answer cost.
 
     load_ms: from the start of the tokenizer's load to a session that is ready. ttft_ms: prefill and the choice of the
-    first token. tokens_per_s, cpu_s_per_token: of the tokens after the first; None where there is none.
+    first token. tokens_per_s, cpu_s_per_token: of the tokens after the first; None for fewer than LEAST_TIMED tokens.
     peak_rss_bytes: VmHWM of the whole process.
     """
 
@@ -124,15 +124,17 @@ def _generate(engine: OrtEngine, words: Words, ask: Ask, load_ms: float, variant
         tokens.append(token)
         if text := stream.add(words.pieces[token]):
             emit({"text": text})
-        if token in words.ends or len(tokens) == ask.max_tokens:
+        ended = token in words.ends and not ask.ignore_end
+        if ended or len(tokens) == ask.max_tokens:
             break
         token = sampler(engine.step({0: [token]})[0][-1]).token
-    seconds, cpu, later = time.perf_counter() - first, time.process_time() - first_cpu, len(tokens) - 1
+    seconds, cpu = time.perf_counter() - first, time.process_time() - first_cpu
+    later, timed = len(tokens) - 1, len(tokens) >= LEAST_TIMED
     return Figures(
         variant=variant, prompt_tokens=len(words.prompt), tokens=len(tokens),
-        finish_reason="stop" if token in words.ends else "length",
+        finish_reason="stop" if ended else "length",
         load_ms=load_ms, ttft_ms=1000 * (first - started),
-        tokens_per_s=later / seconds if later else None, cpu_s_per_token=cpu / later if later else None,
+        tokens_per_s=later / seconds if timed else None, cpu_s_per_token=cpu / later if timed else None,
         peak_rss_bytes=peak_rss(), token_ids=tokens,
     )  # fmt: skip
 

@@ -18,10 +18,14 @@ from tradewind.errors import UserError
 COMMAND = (sys.executable, "-m", "tradewind.edge.answer")
 
 
+class CapExceeded(UserError):
+    """The cap ended the process."""
+
+
 def answer_capped(ask: Ask, mebibytes: int, show: Callable[[str], None]) -> dict[str, Any]:
     """The figures of the answer, with the cap's; `show` gets its text piece by piece.
 
-    Raises UserError where the cap ended the process, or what the process raised.
+    Raises CapExceeded, or a UserError that the process raised.
     """
     if mebibytes < 1:
         raise UserError(f"a memory cap of {mebibytes} MiB holds nothing")
@@ -71,7 +75,8 @@ def _verdict(last: dict[str, Any], code: int, cap: Cap) -> dict[str, Any]:
     if figures is not None:
         cap.saw(figures["peak_rss_bytes"])
     if cap.exceeded:
-        raise UserError(f"the answer needs more than {cap.limit // MIB} MiB: its process was ended by {cap.mechanism}")
+        told = f"the answer needs more than {cap.limit // MIB} MiB: its process was ended by {cap.mechanism}"
+        raise CapExceeded(told)
     if figures is None:
         raise UserError(last.get("error") or f"the process that answers ended with code {code}")
     return figures

@@ -15,6 +15,7 @@ from typing import Any
 from tradewind.compression.export_onnx import GRAPH_FILE
 from tradewind.compression.variant import Manifest, load_variant
 from tradewind.corpus.prompt import SYSTEM, user_message
+from tradewind.edge.ask import LEAST_TIMED
 from tradewind.edge.graph import browser_graph
 from tradewind.edge.packages import LOCK, PAGE
 from tradewind.errors import UserError
@@ -80,6 +81,7 @@ def model_facts(manifest: Manifest, graph: bytes, questions: Path, max_len: int)
         "eos": manifest.eos_token_ids,
         "maxLen": max_len,
         "chunk": CHUNK,
+        "leastTimed": LEAST_TIMED,
         "system": SYSTEM,
         "between": user_message("P", "Q").removeprefix("P").removesuffix("Q"),
         "examples": examples(questions),

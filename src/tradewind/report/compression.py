@@ -114,12 +114,14 @@ def runtimes(data: Any) -> str:
 def edge(data: Any) -> str:
     """Constrained devices: a process under a memory cap, a browser tab, LiteRT."""
     rows = [[one["where"], one["variant"], _or_dash(one.get("load_s"), "{:.2f}"), _or_dash(one.get("ttft_s"), "{:.2f}"),
-             _or_dash(one.get("decode_tokens_per_s"), "{:.0f}"), _or_dash(one.get("peak_rss_bytes"), "{:,.0f}", 2**-20),
-             one.get("note", "")] for one in data["edge"]["rows"]]  # fmt: skip
-    head = ["where", "variant", "load, s", "first token, s", "tokens/s", "peak RSS, MiB", ""]
+             _or_dash(one.get("decode_tokens_per_s"), "{:.0f}"), _or_dash(one.get("timed_tokens"), "{:.0f}"),
+             _or_dash(one.get("peak_rss_bytes"), "{:,.0f}", 2**-20), one.get("note", "")]
+            for one in data["edge"]["rows"]]  # fmt: skip
+    head = ["where", "variant", "load, s", "first token, s", "tokens/s", "of tokens", "peak RSS, MiB", ""]
     return (
         table(head, rows)
-        + f"\nMedians of {data['edge']['params']['repeats']}, peaks the highest of them; LiteRT once.\n"
+        + "\nRates are of so many tokens after the first, past the answer's own end. "
+        + f"Medians of {data['edge']['params']['repeats']}, peaks the highest of them; LiteRT once.\n"
         + source(data["edge"])
     )
 

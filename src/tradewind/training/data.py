@@ -84,6 +84,8 @@ def pack(samples: Sequence[Sample], length: int, where_size: int | None = None) 
     counts = [_target_count(mask) for _, mask in samples]
     limit = where_size or length
     fits = [i for i, (ids, _) in enumerate(samples) if len(ids) <= length and counts[i] <= limit]
+    if not samples:
+        raise UserError("no samples to pack: the text has no conversation")
     if not fits:
         raise UserError(f"no sample fits into a row of {length} tokens ({len(samples)} given): raise the row length")
     longest_first = sorted(fits, key=lambda i: (-len(samples[i][0]), i))

@@ -2,13 +2,14 @@
 //
 // The life of the page: 1. a service worker takes over, so that what is loaded is kept for the next time; 2. the worker
 // loads the model; 3. each question goes to it and its tokens come back one by one. The state is told to the document
-// (`data-state`: loading, ready, answering, failed), for styles and tests.
+// (`data-state`: loading, ready, answering, failed), for styles and tests. The address may say `?threads=N`, and for
+// measuring `ignore_end`: an answer then goes on past its end, to the most tokens.
 
 import { backend, missing, threads } from "./features.js";
 
 const $ = (id) => document.getElementById(id);
-const asked = Number(new URLSearchParams(location.search).get("threads"));
-const count = threads(asked);
+const query = new URLSearchParams(location.search);
+const count = threads(Number(query.get("threads")));
 let worker, examples = [];
 
 start();
@@ -35,6 +36,7 @@ const handlers = {
     $("status").textContent = `${facts.name}: ${(facts.parameters / 1e6).toFixed(1)} million weights in ${mb(facts.bytes)} MB, ` +
       `${backend(count)}, loaded in ${(loadMs / 1000).toFixed(1)} s.`;
     Object.assign(document.documentElement.dataset, { loadMs, fetchMs, sessionMs, pageMs: performance.now() });
+    $("context").textContent = ` Passage, question and answer: at most ${facts.maxLen} tokens.`;
     offer(facts.examples);
     $("ask").disabled = false;
     state("ready");
@@ -47,11 +49,11 @@ const handlers = {
   done(figures) {
     const rows = {
       "First token after": `${(figures.ttftMs / 1000).toFixed(2)} s`,
-      "Then": figures.tokensPerS === null ? "no more tokens" : `${figures.tokensPerS.toFixed(1)} tokens/s`,
+      "Then": figures.tokensPerS === null ? null : `${figures.tokensPerS.toFixed(1)} tokens/s`, // too short to time
       "Tokens": `${figures.promptTokens} in, ${figures.tokens} out`,
       "Ended": { stop: "by itself", length: "at the limit", stopped: "by you" }[figures.reason],
     };
-    $("figures").replaceChildren(...Object.entries(rows).map(([term, value]) => pair(term, value)));
+    $("figures").replaceChildren(...Object.entries(rows).filter(([, value]) => value).map(([term, value]) => pair(term, value)));
     $("figures").hidden = false;
     Object.assign(document.documentElement.dataset, figures);
     finish();
@@ -71,7 +73,8 @@ function listen() {
   $("temperature").addEventListener("input", ({ target }) => {
     $("temperature-shown").textContent = target.value === "0" ? "0 (the likeliest)" : target.value;
   });
-  $("example").addEventListener("change", ({ target }) => show(examples[target.value]));
+  $("example").addEventListener("change", ({ target }) => show(examples[target.value] ?? { passage: "", question: "" }));
+  for (const name of ["passage", "question"]) $(name).addEventListener("input", mark);
 }
 
 function ask() {
@@ -87,6 +90,7 @@ function ask() {
       question: $("question").value.trim(),
       temperature: Number($("temperature").value),
       maxTokens: Math.max(1, Number($("tokens").value) || 1),
+      ignoreEnd: query.has("ignore_end"),
     },
   });
 }
@@ -96,7 +100,7 @@ function finish(problem = "") {
   $("ask").disabled = false;
   $("problem").textContent = problem;
   $("problem").hidden = !problem;
-  const example = examples.find((one) => one.question === $("question").value && one.passage === $("passage").value);
+  const example = examples[shown()];
   $("expected").textContent = example ? `The documentation's own answer: ${example.answer}` : "";
   $("expected").hidden = !example || Boolean(problem);
   state("ready");
@@ -141,9 +145,20 @@ async function tellSaved(weights) {
 function offer(all) {
   examples = all;
   if (!all.length) return;
-  $("example").replaceChildren(...all.map((example, i) => new Option(example.question, i)));
+  $("example").replaceChildren(new Option("(your own)", -1), ...all.map((example, i) => new Option(example.question, i)));
   $("example").hidden = $("example-label").hidden = false;
   if (!$("question").value && !$("passage").value) show(all[0]);
+  mark();
+}
+
+/** Which example stands in the fields; -1: none. */
+function shown() {
+  return examples.findIndex((one) => one.question === $("question").value && one.passage === $("passage").value);
+}
+
+/** Let the list say which. */
+function mark() {
+  $("example").value = shown();
 }
 
 function show({ passage, question }) {

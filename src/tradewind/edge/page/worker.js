@@ -2,8 +2,8 @@
 // {ready}, {token}, {done}, {problem}.
 //
 // The life of an answer: 1. the prompt is rendered and encoded; 2. it is fed in chunks; 3. tokens are chosen and fed, one
-// at a time, until one ends the answer, there are enough, or the page says stop. Between two calls of the model the worker
-// looks at its messages.
+// at a time, until one ends the answer (unless ignoreEnd, for measuring), there are enough, or the page says stop. Between
+// two calls of the model the worker looks at its messages. A rate is told of facts.leastTimed tokens or more.
 
 import { Decoder } from "./decoder.js";
 import { choose } from "./sampling.js";
@@ -38,7 +38,7 @@ async function load(threads) {
   return { facts, fetchMs: fetched - started, sessionMs: ready - fetched, loadMs: ready - started };
 }
 
-async function answer({ passage, question, temperature, maxTokens }) {
+async function answer({ passage, question, temperature, maxTokens, ignoreEnd }) {
   const started = performance.now();
   stopped = false;
   const user = passage ? passage + facts.between + question : question;
@@ -49,7 +49,7 @@ async function answer({ passage, question, temperature, maxTokens }) {
   decoder.start();
   const logits = await prefill(prompt);
   const first = { promptTokens: prompt.length, started, first: performance.now() };
-  const made = logits ? await generate(logits, most, temperature) : { tokens: [], reason: "stopped" };
+  const made = logits ? await generate(logits, most, temperature, ignoreEnd) : { tokens: [], reason: "stopped" };
   postMessage({ done: figures(first, made) });
 }
 
@@ -64,14 +64,13 @@ async function prefill(prompt) {
   return logits;
 }
 
-async function generate(logits, most, temperature) {
+async function generate(logits, most, temperature, ignoreEnd) {
   const [tokens, show] = [[], text.stream()];
   for (;;) {
     const token = choose(logits, temperature);
     tokens.push(token);
-    const ends = facts.eos.includes(token);
-    postMessage({ token: { id: token, text: ends ? "" : show(token) } });
-    if (ends) return { tokens, reason: "stop" };
+    postMessage({ token: { id: token, text: show(token) } });
+    if (!ignoreEnd && facts.eos.includes(token)) return { tokens, reason: "stop" };
     if (tokens.length === most) return { tokens, reason: "length" };
     await messages();
     if (stopped) return { tokens, reason: "stopped" };
@@ -81,8 +80,8 @@ async function generate(logits, most, temperature) {
 
 function figures({ promptTokens, started, first }, { tokens, reason }) {
   const seconds = (performance.now() - first) / 1000;
-  const later = tokens.length - 1;
-  return { promptTokens, tokens: tokens.length, reason, ttftMs: first - started, tokensPerS: later > 0 ? later / seconds : null };
+  const tokensPerS = tokens.length >= facts.leastTimed ? (tokens.length - 1) / seconds : null;
+  return { promptTokens, tokens: tokens.length, reason, ttftMs: first - started, tokensPerS };
 }
 
 /** Let the messages that wait be handled. */
