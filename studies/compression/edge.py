@@ -33,6 +33,12 @@ LITERT = Path(".venv-litert/bin/python")
 STATE = "document.documentElement?.dataset.state"
 FIGURES = ("load_s", "ttft_s", "decode_tokens_per_s", "peak_rss_bytes")
 UNITS = {"load_s": "s", "ttft_s": "s", "decode_tokens_per_s": "token/s", "peak_rss_bytes": "B"}
+FORMULAS = {
+    "load_s": "from the start of the tokenizer's load, or of the page's navigation with its files kept, to ready; median",
+    "ttft_s": "question asked to first token; median",
+    "decode_tokens_per_s": "tokens after the first / seconds from the first to the last; median",
+    "peak_rss_bytes": "largest VmHWM of the runs",
+}
 Row = dict[str, Any]
 
 
@@ -47,7 +53,7 @@ def main() -> None:
             for figure in FIGURES:
                 if row.get(figure) is not None:
                     name = f"{figure} {row['where']} {row['variant']}"
-                    made.log(Measurement(name, row[figure], UNITS[figure], settings["repeats"]))
+                    made.log(Measurement(name, row[figure], UNITS[figure], settings["repeats"], None, FORMULAS[figure]))
     head = {"device": host.device(), "git_commit": git_commit(), "run_id": made.run_id}
     write_json(REPORTS / "edge.json", {**head, "params": settings, "rows": rows})
     for row in rows:

@@ -5,10 +5,11 @@
 Rates are freed from the machine's drift: each is divided by the anchor's of the same round, and the median of these ratios
 multiplied by the anchor's median over all stages. Results: reports/compression.json, pictures beside the study's reports, and
 a run for each variant that holds all its figures, so that MLflow compares them by the tags model, precision, method,
-recommended, front.
+recommended, front. `recommended` means within the bounds of its distance from its own fp32 weights, and nothing else.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,23 +34,27 @@ AS_MEASURED = ("load_s", "peak_rss_bytes")
 COSTS = {"disk_bytes": False, "decode_tokens_per_s": True, "peak_rss_bytes": False}
 """Cost -> whether more of it is better."""
 DISK = "bytes of model.onnx and the files that it points into"
-TEACHER = "teacher-fp32"
+DRIFT = "divided by the anchor's of the same round, times the anchor's median over all stages"
+TEACHER, UNCUT = "teacher-fp32", "vocabulary-fp32"
+CUTS = ("depth-fp32", "width-fp32", "sparse-fp32")
+"""Made of UNCUT's vocabulary by one more cut: what that costs is their distance from it."""
 
 
 def main() -> None:
     seed = stage_params("evaluate")["seed"]
-    rows = variants(seed)
-    fronts = {cost: _front(rows, cost, more) for cost, more in COSTS.items()}
-    runs = {name: record(name, row, [cost for cost, one in fronts.items() if name in one["variants"]])
+    rows, answers, told = variants(seed), read_rows(REPORTS), formulas()
+    fronts = {cost: front_of(rows, cost, more, answers, seed) for cost, more in COSTS.items()}
+    runs = {name: record(name, row, [cost for cost, one in fronts.items() if name in one["variants"]], told, seed)
             for name, row in rows.items()}  # fmt: skip
     pictures = draw(rows, fronts, REPORTS, host.device())
+    cuts = {name: difference(answers[name], answers[UNCUT], seed) for name in CUTS if {name, UNCUT} <= set(rows)}
     head = {"device": host.device(), "git_commit": git_commit(), "seed": seed}
     parts = {path.stem: read_json(path) for path in sorted(REPORTS.glob("*.json"))}
     write_json(
-        SUMMARY, {**head, "variants": rows, "fronts": fronts, "runs": runs, "formulas": {"disk_bytes": DISK}, **parts}
+        SUMMARY, {**head, "variants": rows, "fronts": fronts, "cuts": cuts, "runs": runs, "formulas": told, **parts}
     )
     kept = [name for name, row in rows.items() if row["recommended"]]
-    print(f"frontier: {len(rows)} variants, recommended: {', '.join(kept)}; {', '.join(map(str, pictures))}")
+    print(f"frontier: {len(rows)} variants, within bounds: {', '.join(kept)}; {', '.join(map(str, pictures))}")
 
 
 def variants(seed: int) -> dict[str, dict[str, Any]]:
@@ -103,15 +108,37 @@ def disk_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
     return sum((folder / file).stat().st_size for file in manifest["files"]["ort"])
 
 
-def _front(rows: Mapping[str, Mapping[str, Any]], cost: str, more: bool) -> dict[str, Any]:
-    """The front over every variant, whether its distance from its parent is within bounds or not: F1 is what counts."""
-    named = [{**row, "variant": name} for name, row in rows.items()]
-    edge = front(named, cost, more)
+def front_of(
+    rows: Mapping[str, Mapping[str, Any]], cost: str, more: bool, answers: Mapping[str, list[Row]], seed: int
+) -> dict[str, Any]:
+    """The front over every variant, whether it is within its bounds or not: F1 is what counts. Its knee; the knee of the
+    front over those within; and each member's F1 beside the next cheaper member's, paired by question."""
+    edge, bend = _edge(rows, cost, more)
+    within = _edge({name: row for name, row in rows.items() if row["recommended"] is not False}, cost, more)[1]
+    cheapest_first = edge[::-1] if more else edge
+    steps = {
+        dearer: {"than": cheaper, **difference(answers[dearer], answers[cheaper], seed)}
+        for cheaper, dearer in pairwise(cheapest_first)
+    }
+    return {"variants": edge, "knee": bend, "knee_within": within, "steps": steps}
+
+
+def _edge(rows: Mapping[str, Mapping[str, Any]], cost: str, more: bool) -> tuple[list[str], str | None]:
+    """Names on the front by rising cost, and that of its knee."""
+    edge = front([{**row, "variant": name} for name, row in rows.items()], cost, more)
     bend = knee(edge, cost)
-    return {"variants": [one["variant"] for one in edge], "knee": bend["variant"] if bend else None}
+    return [one["variant"] for one in edge], bend["variant"] if bend else None
 
 
-def record(name: str, row: Mapping[str, Any], on: list[str]) -> str:
+def formulas() -> dict[str, str]:
+    """By figure of a variant."""
+    stages = (read_results(stage, REPORTS) for stage in ("evaluate", "benchmark"))
+    texts = {key: text for stage in stages for one in stage.values() for key, text in one["formulas"].items()}
+    texts |= {key: f"{texts[key]}; {DRIFT}" for key in (*RATES, *TIMES)} | {"disk_bytes": DISK}
+    return {key: texts[key] for key in (*QUALITY, *RATES, *TIMES, *AS_MEASURED, "disk_bytes") if key in texts}
+
+
+def record(name: str, row: Mapping[str, Any], on: list[str], told: Mapping[str, str], seed: int) -> str:
     """A run with all figures of one variant; its id."""
     tags = {key: row[key] for key in ("model", "precision", "method")} | {"study": STUDY, "engine": "ort"}
     tags |= {"recommended": str(row["recommended"]).lower(), "front": ",".join(on) or "none"}
@@ -119,7 +146,8 @@ def record(name: str, row: Mapping[str, Any], on: list[str]) -> str:
     with record_run(stage="frontier", question="compression", variant=name, tags=tags, path=path) as made:
         for key, value in row.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                made.log(Measurement(key, value, UNITS.get(key, "1"), None, _interval(row, key)))
+                formula = told.get(key, "manifest")
+                made.log(Measurement(key, value, UNITS.get(key, "1"), None, _interval(row, key), formula, seed))
     return made.run_id
 
 

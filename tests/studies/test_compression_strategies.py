@@ -8,7 +8,7 @@ from tests.compression.tiny import CONFIG, tiny_flat, tiny_tokenizer
 from tradewind.compression.prune import PruneConfig, prune
 from tradewind.files import read_json, write_json, write_jsonl
 from tradewind.model.base import save_checkpoint
-from tradewind.report.compression import strategies as section
+from tradewind.report.compression_models import strategies as section
 from tradewind.training.data import draw, pack
 
 SETTINGS = {

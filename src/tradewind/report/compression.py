@@ -5,18 +5,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tradewind.report.compression_goals import goals, rounded
-from tradewind.report.markdown import source, table
+from tradewind.report.compression_models import models, points, strategies
+from tradewind.report.markdown import source, source_of_variants, table
 from tradewind.report.readme import Reports
 from tradewind.report.serving import found, missing
+from tradewind.report.summary import in_order
 
 REPORT = "compression"
 Rows = Mapping[str, Mapping[str, Any]]
 
 
 def frontier(data: Any) -> str:
-    """Every variant; what speaks against one stands in its last column."""
+    """Every variant, and the fronts; a variant's last column holds it against its own fp32 weights, and nothing else."""
     rows = []
-    for name, row in data["variants"].items():
+    for name in in_order(data["variants"]):
+        row = data["variants"][name]
         low, high = row["answer_f1_ci"]
         marks = "".join(sign for cost, sign in SIGNS.items() if name in data["fronts"][cost]["variants"])
         rows.append([
@@ -25,25 +28,42 @@ def frontier(data: Any) -> str:
             _or_dash(row["kl_to_parent"], "{:.4f}"), _or_dash(row["top1_agreement"], "{:.1f}", 100),
             f"{row['prefill_tokens_per_s']:,.0f}", f"{row['decode_tokens_per_s']:,.0f}",
             f"{row['decode_cpu_ms_per_token']:.1f}", f"{row['load_s']:.2f}", f"{row['peak_rss_bytes'] / 1e6:,.0f}",
-            "; ".join(row["faults"]) or "-",
+            "-" if row["recommended"] is None else "; ".join(row["faults"]) or "within",
         ])  # fmt: skip
     head = [
         "variant", "M params", "MB on disk", "answer F1 [95 %]", "% of the teacher's", "perplexity", "KL to fp32", "top-1 %",
-        "prefill tok/s", "decode tok/s", "CPU ms/token", "load s", "peak RSS MB", "not recommended, for",
+        "prefill tok/s", "decode tok/s", "CPU ms/token", "load s", "peak RSS MB", "bounds, to its own fp32",
     ]  # fmt: skip
-    knees = "; ".join(f"{WORDS[cost]}: {data['fronts'][cost]['knee'] or 'none'}" for cost in SIGNS)
-    told = f"\nOn the front: {', '.join(f'{sign} {WORDS[cost]}' for cost, sign in SIGNS.items())}. Knees: {knees}.\n"
-    return table(head, rows) + told + source(data)
+    return f"{table(head, rows)}\n{_fronts(data)}{source_of_variants(data)}"
 
 
 SIGNS = {"disk_bytes": "▪", "decode_tokens_per_s": "▸", "peak_rss_bytes": "▫"}
-WORDS = {"disk_bytes": "of size on disk", "decode_tokens_per_s": "of decode speed", "peak_rss_bytes": "of memory"}
+WORDS = {"disk_bytes": "size on disk", "decode_tokens_per_s": "decode speed", "peak_rss_bytes": "memory"}
+READ = (
+    "\nA front is of all variants: F1 alone decides. Its knee may be outside the bounds to its own fp32 weights; the last "
+    "column is the knee of the front of those within, fp32 included."
+)
+SURE = " **<**: F1 is higher than the left neighbour's for certain (paired by question, each at 95 %); a comma: not."
+
+
+def _fronts(data: Any) -> str:
+    """Members from the cheapest to the best, and where the step between two is more than chance."""
+    rows = []
+    for cost, sign in SIGNS.items():
+        one = data["fronts"][cost]
+        names = sorted(one["variants"], key=lambda name: data["variants"][name]["answer_f1"])
+        sure = {name for name, step in one.get("steps", {}).items() if step["interval"][0] > 0}
+        chain = names[0] + "".join((" **<** " if name in sure else ", ") + name for name in names[1:])
+        rows.append([f"{sign} {WORDS[cost]}", chain, one["knee"] or "none", one.get("knee_within", "-") or "none"])
+    told = READ + (SURE if any("steps" in one for one in data["fronts"].values()) else "")
+    return table(["front", "members, cheapest first", "knee", "knee of those within bounds"], rows) + told + "\n"
 
 
 def methods(data: Any) -> str:
     """How much of plain rounding's KL each other method takes away, by model and precision."""
     rows = []
-    for name, row in data["variants"].items():
+    for name in in_order(data["variants"]):
+        row = data["variants"][name]
         plain = data["variants"].get(rounded(name))
         if row["precision"] in ("int4", "mixed") and plain:
             less = 1 - row["kl_to_parent"] / plain["kl_to_parent"]
@@ -52,32 +72,10 @@ def methods(data: Any) -> str:
             rows.append([
                 name, f"{row['kl_to_parent']:.4f} [{low:.4f}, {high:.4f}]", "-" if row is plain else f"{100 * less:.0f} %",
                 f"{100 * row['top1_agreement']:.1f}",
-                f"{100 * lost['value']:+.1f} [{100 * lost['interval'][0]:+.1f}, {100 * lost['interval'][1]:+.1f}]",
+                points(lost),
             ])  # fmt: skip
     head = ["variant", "KL to its fp32 weights [95 %]", "less than rounding", "top-1 %", "F1 to fp32, points [95 %]"]
-    return table(head, rows) + source(data)
-
-
-def strategies(data: Any) -> str:
-    """Distillation strategies on equal tokens, from the same start."""
-    part = data["strategies"]
-    rows = []
-    for one in sorted(part["rows"], key=lambda one: one["kl_to_teacher"]):
-        figures = [f"{one[key]:.3f} [{one[f'{key}_ci'][0]:.3f}, {one[f'{key}_ci'][1]:.3f}]"
-                   for key in ("kl_to_teacher", "kl_beyond_basis", "cross_entropy")]  # fmt: skip
-        trained = one["tokens_per_s"] > 0
-        rows.append(
-            [one["strategy"] if trained else "untrained", *figures, f"{one['tokens_per_s']:,.0f}" if trained else "-"]
-        )
-    head = [
-        "strategy",
-        "KL to the teacher [95 %]",
-        f"beyond `{part['basis']}`",
-        "loss, nats a token [95 %]",
-        "trained tok/s",
-    ]
-    told = f"{part['trained_tokens']:,} tokens each from `{part['initial']}`; {part['judged_tokens']:,} answer tokens judged."
-    return table(head, rows) + f"\n{told} One seed: intervals are over the text alone.\n" + source(part)
+    return table(head, rows) + source_of_variants(data)
 
 
 def sensitivity(data: Any) -> str:
@@ -104,11 +102,22 @@ def runtimes(data: Any) -> str:
                 rows.append([one["variant"], name, *["-"] * 4, row["missing"]])
             else:
                 rows.append([one["variant"], name, f"{row['max']:.2g}", f"{row['mean']:.2g}", f"{100 * row['top1']:.1f}",
-                             f"{row['kl']:.2g}", f"{100 * row['same_answers']:.0f} %"])  # fmt: skip
+                             _kl(row["kl"]), f"{100 * row['same_answers']:.0f} %"])  # fmt: skip
     head = ["variant", "runtime", "largest difference", "mean", "top-1 %", "KL", "same answers"]
-    return (
-        table(head, rows) + f"\nDifferences are of log-probabilities. {'. '.join(facts)}.\n" + source(data["runtimes"])
-    )
+    return f"{table(head, rows)}\n{COLUMNS} {'. '.join(facts)}.\n{source(data['runtimes'])}"
+
+
+COLUMNS = (
+    "All against JAX in float32. Largest difference and mean: of log-probabilities, in nats, over positions and vocabulary; "
+    "top-1: positions with the same likeliest token; KL: nats, mean over positions; same answers: prompts whose whole greedy "
+    "answer is the same."
+)
+ROUNDING = 1e-8
+"""A mean KL below is the rounding of its sum, which may fall below 0 (the limit of `tradewind.compression compare`)."""
+
+
+def _kl(value: float) -> str:
+    return f"{value:.2g}" if value > ROUNDING else f"<{ROUNDING:.0e}"
 
 
 def edge(data: Any) -> str:
@@ -147,6 +156,7 @@ def _section(shown: Callable[[Any], str], part: str = "variants") -> Callable[[R
 SECTIONS: dict[str, Callable[[Reports], str]] = {
     "compression_frontier": _section(frontier),
     "compression_methods": _section(methods),
+    "compression_models": _section(models),
     "compression_strategies": _section(strategies, "strategies"),
     "compression_sensitivity": _section(sensitivity, "sensitivity"),
     "compression_runtimes": _section(runtimes, "runtimes"),

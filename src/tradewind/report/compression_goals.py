@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tradewind.report.goals import Goal
-from tradewind.report.markdown import source, table
+from tradewind.report.markdown import source_of_variants, table
 
 INT4, MIXED = ("int4-qat", "int4"), ("mixed-qat", "mixed")
 """Recipes that stand for a size class; the first that was measured counts."""
@@ -15,7 +15,9 @@ SPEEDUP, RECOVERED, FIRST_TOKEN_S, BROWSER_RATE, CAP_BYTES = 6.0, 0.5, 3.0, 15.0
 
 def goals(data: Any) -> str:
     rows = [*_models(data), *_speed(data), *_recovered(data), *_edge(data)]
-    return table(["goal", "measured", "reached"], [[one.words, one.told, one.reached] for one in rows]) + source(data)
+    return table(
+        ["goal", "measured", "reached"], [[one.words, one.told, one.reached] for one in rows]
+    ) + source_of_variants(data)
 
 
 def _models(data: Any) -> Iterator[Goal]:

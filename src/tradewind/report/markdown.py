@@ -1,6 +1,7 @@
 """Tables of Markdown, and the line that says what was measured on what."""
 
 from collections.abc import Mapping
+from os.path import commonprefix
 from typing import Any
 
 
@@ -24,6 +25,14 @@ def origin(data: Mapping[str, Any]) -> str:
 def source(data: Mapping[str, Any]) -> str:
     """On what it was measured."""
     return f"\n{origin(data)}.\n"
+
+
+def source_of_variants(data: Mapping[str, Any]) -> str:
+    """On what it was measured, where each variant has a run of its own: the seed, too, and what the runs' ids share."""
+    ids = list(data["runs"].values())
+    stage = ids[0].partition("-")[0]
+    stamp = commonprefix([one.rsplit("-", 2)[1] for one in ids])  # noqa: RUF071 - of characters is what is meant
+    return f"\n{origin(data)}, seed {data['seed']}, runs `{stage}-VARIANT-{stamp}...`.\n"
 
 
 def sources(named: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
 from tradewind.files import atomic_path, write_text
 from tradewind.report.frontier import front
+from tradewind.report.labels import place_labels
 
 COLOURS = {"base": "#7f7f7f", "teacher": "#1f77b4", "student": "#d95f02"}
 MARKERS = {"fp32": "o", "int8": "s", "mixed": "D", "int4": "^"}
@@ -81,36 +81,20 @@ def picture(
     axes.set(xlabel=label, ylabel="answer F1 (bars: 95 % interval)", ylim=(0, 1.02))
     axes.set_title(title, fontsize=9)
     axes.margins(x=0.2)
-    _plain_ticks(axes)
+    plain_ticks(axes)
     axes.grid(alpha=0.25, which="both")
     figure.draw_without_rendering()  # places are known from here on
-    _clear_of_line(labels, line[0])
+    place_labels(labels, line[0], PLACES)
     return figure
 
 
-def _plain_ticks(axes: Axes) -> None:
+def plain_ticks(axes: Axes) -> None:
+    """1, 2, 5, 10, ... on a logarithmic x axis."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _clear_of_line(labels: Sequence[Annotation], line: Line2D) -> None:
-    """Move each label to the first of `PLACES` where neither the line nor a label before it is, if there is one."""
-    path = line.get_transform().transform_path(line.get_path())
-    half = line.get_linewidth() / 2 * line.axes.figure.dpi / 72  # type: ignore[union-attr]
-    taken: list[Any] = []
-    for label in labels:
-        for x, y in PLACES:
-            label.set(position=(x, y), ha="left" if x > 0 else "right")
-            box = label.get_window_extent()
-            free = not any(box.overlaps(other) for other in taken)
-            if free and not path.intersects_bbox(box.padded(half), filled=False):
-                break
-        else:
-            label.set(position=PLACES[0], ha="left")
-        taken.append(label.get_window_extent())
 
 
 def _point(axes: Axes, row: Mapping[str, Any], cost: str) -> Annotation:
