@@ -1,4 +1,5 @@
-"""One variant of the study: a model's weights quantized by a recipe of conf/quantize and written in every container.
+"""One variant of the study: a model's weights quantized by a recipe of conf/quantize, or of the study itself, and written in
+every container.
 
     python -m studies.compression.variant student-int4-qat
 
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from studies.compression.places import VARIANTS, model_folder
+from studies.compression.places import VARIANTS, model_folder, plan
 from tradewind.compression.calibration import CalibrationConfig, calibration_rows
 from tradewind.compression.export import write_variant
 from tradewind.compression.kv_cache import kv_scales
@@ -33,7 +34,7 @@ def main() -> None:
         if recipe == "fp32":
             manifest = write_variant(VARIANTS / name, name, *load_hf(folder), Tokenizer.load(folder))
         else:
-            recipes = read_recipes(params["recipes"])
+            recipes = read_recipes(params["recipes"] | plan()["recipes"])
             if recipe not in recipes:
                 raise UserError(f"{name}: no recipe {recipe!r} (choices: {', '.join(recipes)})")
             manifest = quantized(name, folder, recipes[recipe], params)

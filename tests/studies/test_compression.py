@@ -146,4 +146,4 @@ def test_what_is_named_are_ends_knees_and_certain_steps():
 
 
 def test_every_part_of_the_plan_is_read():
-    assert set(plan()) == {"anchor", "edge", "runtimes", "sensitivity", "strategies"}
+    assert set(plan()) == {"anchor", "edge", "recipes", "runtimes", "sensitivity", "strategies"}
