@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUNS = Path("reports/runs")
+NAME = re.compile(r"[\w\-. :/]+")
+"""What MLflow takes as the name of a metric."""
 _recorded: datetime | None = None  # when this process ended its last run
 
 
@@ -61,6 +64,8 @@ class Run:
     artifacts: list[str] = field(default_factory=list)
 
     def log(self, measurement: Measurement) -> None:
+        if not NAME.fullmatch(measurement.name):
+            raise ValueError(f"MLflow takes no measurement of the name {measurement.name!r}")
         self.measurements.append(measurement)
 
     def artifact(self, path: str | Path) -> None:

@@ -52,7 +52,7 @@ def main() -> None:
         for row in rows:
             for figure in FIGURES:
                 if row.get(figure) is not None:
-                    name = f"{figure} {row['where']} {row['variant']}"
+                    name = f"{figure} {row['where']} {row['variant']}".replace(",", "")
                     made.log(Measurement(name, row[figure], UNITS[figure], settings["repeats"], None, FORMULAS[figure]))
     head = {"device": host.device(), "git_commit": git_commit(), "run_id": made.run_id}
     write_json(REPORTS / "edge.json", {**head, "params": settings, "rows": rows})

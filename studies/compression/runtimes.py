@@ -35,7 +35,9 @@ def main() -> None:
         for name, one in found.items():
             for runtime, row in one.rows.items():
                 assert not isinstance(row, str)
-                made.log(Measurement(f"kl_{name}_{runtime}", row.kl, "nat", one.positions, None, FORMULA))
+                made.log(
+                    Measurement(f"kl_{name}_{runtime}".replace(",", ""), row.kl, "nat", one.positions, None, FORMULA)
+                )
     head = {"device": host.device(), "git_commit": git_commit(), "run_id": made.run_id}
     write_json(REPORTS / "runtimes.json", {**head, "variants": [one.as_json() for one in found.values()]})
 

@@ -11,7 +11,7 @@ import pytest
 from tradewind import tracking
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
-from tradewind.tracking import Measurement, git_commit, record_run
+from tradewind.tracking import NAME, RUNS, Measurement, git_commit, record_run
 
 
 @pytest.fixture
@@ -165,3 +165,14 @@ def test_what_runs_write_does_not_make_a_commit_dirty(tmp_path, monkeypatch):
     assert git_commit() == clean
     (tmp_path / "src/code.py").write_text("2")
     assert git_commit() == f"{clean}-dirty"
+
+
+def test_a_name_that_mlflow_refuses_is_refused_when_it_is_logged():
+    made = tracking.Run("r", "evaluate", "serving")
+    with pytest.raises(ValueError, match="ms, p50"):
+        made.log(Measurement("ms, p50", 1.0, "ms"))
+
+
+def test_every_committed_record_has_names_that_mlflow_takes():
+    names = [row["name"] for path in RUNS.glob("*.json") for row in read_json(path)["measurements"]]
+    assert names and all(NAME.fullmatch(name) for name in names)
