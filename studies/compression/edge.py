@@ -4,9 +4,10 @@
 
 1. Each variant answers a question of the test set in a process under the cap; one that does not fit is a row that says so.
 2. Headless Chromium loads the page once, and again from what it kept; the server is stopped before it is asked.
-3. LiteRT decodes the same integers, where `make litert` made its environment.
+3. LiteRT decodes the same integers.
 Each rate is of `tokens` tokens after the first: answers go on past their end, as their own are too short to time. Medians of
-`repeats`. Results: reports/studies/compression/edge.json. Not covered: phones, WebGPU.
+`repeats`. Chromium or LiteRT missing is an error, for a report without it would be kept.
+Results: reports/studies/compression/edge.json. Not covered: phones, WebGPU.
 """
 
 import subprocess
@@ -44,6 +45,8 @@ Row = dict[str, Any]
 
 def main() -> None:
     settings = plan()["edge"]
+    if executable() is None:
+        raise UserError("Chromium is missing (Debian: apt install chromium)")
     question = longest(settings["characters"])
     rows = [capped(name, question, settings) for name in settings["capped"]]
     rows += [row for name in settings["browser"] for row in in_browser(name, question, settings)]
@@ -86,9 +89,6 @@ def capped(name: str, question: Mapping[str, Any], settings: Mapping[str, Any]) 
 def in_browser(name: str, question: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Row]:
     """A row for each number of threads. load_s is of the kept files, from the start of navigation until the page can be
     asked; what the first load took stands in the note."""
-    if executable() is None:
-        yield {"where": "browser", "variant": name, "note": "Chromium is missing (Debian: apt install chromium)"}
-        return
     for threads in settings["threads"]:
         with TemporaryDirectory(ignore_cleanup_errors=True) as profile, browser(Path(profile)) as open_page:
             with serving(name) as address:
@@ -139,16 +139,13 @@ def number(page: Page, name: str) -> float:
 
 
 def in_litert(name: str, settings: Mapping[str, Any]) -> Row:
-    row: Row = {"where": "LiteRT, 2 threads", "variant": name}
-    try:
-        with TemporaryDirectory() as folder:
-            model = Path(folder) / f"{name}.tflite"
-            export_litert(VARIANTS / name, model, settings["length"], LITERT)
-            found = benchmark(model, settings["tokens"], 2, LITERT)
-    except UserError as error:
-        return row | {"note": str(error)}
+    with TemporaryDirectory() as folder:
+        model = Path(folder) / f"{name}.tflite"
+        export_litert(VARIANTS / name, model, settings["length"], LITERT)
+        found = benchmark(model, settings["tokens"], 2, LITERT)
     kept = {key: found[key] for key in ("load_s", "decode_tokens_per_s", "peak_rss_bytes")}
     kept["timed_tokens"] = found["tokens"]
+    row: Row = {"where": "LiteRT, 2 threads", "variant": name}
     return row | kept | {"note": f"its file: {found['bytes'] / 1e6:.1f} MB; one process"}
 
 
