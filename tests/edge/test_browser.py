@@ -17,7 +17,7 @@ from tests.support import ROOT
 from tradewind.compression.export import write_variant
 from tradewind.compression.quantize import quantize
 from tradewind.corpus.prompt import conversation
-from tradewind.edge.chromium import Page, browser, executable
+from tradewind.edge.chromium import SOFTWARE_GPU, Page, browser, executable
 from tradewind.edge.packages import node_packages
 from tradewind.engine.detokenize import TextStream
 from tradewind.engine.ort import OrtEngine
@@ -87,18 +87,18 @@ def text_of(tokens: list[int]) -> str:
     return "".join(stream.add(b"" if token in special else tokenizer.token_bytes(token)) for token in tokens)
 
 
-def fill(page: Page) -> None:
+def fill(page: Page, tokens: int = TOKENS) -> None:
     """The form; and `seen`, what the answer's text has been."""
-    for name, value in {"passage": PASSAGE, "question": QUESTION, "tokens": TOKENS}.items():
+    for name, value in {"passage": PASSAGE, "question": QUESTION, "tokens": tokens}.items():
         page.evaluate(f"{part(name)}.value = {value!r}")
     watch = f"new MutationObserver(() => seen.push({part('answer')}.textContent))"
     page.evaluate(f"globalThis.seen = []; {watch}.observe({part('answer')}, {{childList: true}})")
 
 
-def answered(page: Page) -> list[int]:
-    fill(page)
+def answered(page: Page, tokens: int = TOKENS) -> list[int]:
+    fill(page, tokens)
     page.evaluate(f"{part('ask')}.click()")
-    page.wait(f"{STATE} == 'ready'")
+    page.wait(f"{STATE} == 'ready'", 120)
     return [int(token) for token in page.evaluate(f"{part('answer')}.dataset.tokens").split(",")]
 
 
@@ -156,6 +156,22 @@ def test_the_page_says_what_a_browser_lacks_or_falls_back_and_can_be_stopped(var
         page.evaluate(f"{part('passage')}.value = 'word '.repeat(400); {part('ask')}.click()")
         page.wait(f"{STATE} == 'ready'")
         assert "Shorten the documentation" in page.evaluate(f"{part('problem')}.textContent")
+
+
+def test_the_same_answers_come_from_webgpu_where_it_is_and_else_from_wasm(variants, needs, tmp_path):
+    expected = greedy(variants)[:8]
+    with server(variants) as (address, _):
+        with browser(tmp_path / "with", *SOFTWARE_GPU) as open_page:
+            page = open_page(f"{address}?runtime=webgpu")
+            page.wait(f"['ready', 'failed'].includes({STATE})")
+            assert ", WebGPU," in page.evaluate(f"{part('status')}.textContent")
+            assert [answered(page, 8), answered(page, 8)] == [expected, expected]  # nothing is left of the first
+        with browser(tmp_path / "without") as open_page:
+            page = open_page(f"{address}?runtime=webgpu")
+            page.wait(f"{STATE} == 'ready'")
+            assert "no WebGPU" in page.evaluate(f"{part('problem')}.textContent")
+            assert "WASM" in page.evaluate(f"{part('status')}.textContent")
+            assert answered(page, 8) == expected
 
 
 def test_a_short_answer_has_no_rate_and_measuring_goes_past_its_end(variants, needs, tmp_path):

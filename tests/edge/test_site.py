@@ -63,7 +63,8 @@ def test_the_page_and_its_modules_name_only_files_that_are_there(folder):
     named = re.findall(r'(?:href|src)="([^"]+)"', asked.get("/").text)
     assert len(named) == 4 and all(asked.get(address).status_code == 200 for address in named)
     for path in PAGE.glob("*.js"):
-        for name in re.findall(r'(?:from|new URL\() ?"(?:\./)?([^"]+\.m?js)"', path.read_text()):
+        named = re.findall(r'(?:from|new URL\() ?"(?:\./)?([^"]+\.m?js)"', path.read_text())
+        for name in named + [f"decoder_{runtime}.js" for runtime in ("wasm", "webgpu")]:
             assert made.root + name in made.contents, f"{path.name} names {name}"
     shell = re.findall(r'"([\w.]+)"', re.search(r"SHELL = .*", asked.get("/sw.js").text)[0])
     assert shell and all(made.root + name in made.contents for name in shell)
@@ -76,9 +77,11 @@ def test_the_model_tells_the_page_its_prompt_and_examples(folder):
     assert facts["between"] == "\n\n" and facts["eos"] == [2, 0] and facts["name"] == "base-int4"
     sizes = {file["path"]: file["bytes"] for file in facts["data"]}
     assert sizes == {"model.onnx.data": (folder / "v" / "model.onnx.data").stat().st_size}
-    names = ("graph.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    whole = sum(len(client(made).get(made.root + f"model/{name}").content) for name in names)
-    assert facts["bytes"] == whole
+    names = ("model.onnx.data", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    for runtime in facts["runtimes"].values():
+        addresses = [runtime["graph"], *(f"model/{name}" for name in names)]
+        assert runtime["bytes"] == sum(len(client(made).get(made.root + address).content) for address in addresses)
+    assert sorted(facts["runtimes"]) == ["wasm", "webgpu"]
 
 
 def test_another_host_name_is_refused(folder):

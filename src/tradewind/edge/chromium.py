@@ -25,6 +25,9 @@ OPTIONS = (
     "--remote-debugging-port=0",
 )
 
+SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+"""Options that give pages WebGPU on a processor: for its results, not its speed."""
+
 
 def executable() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -74,6 +77,7 @@ def browser(profile: Path, *options: str) -> Iterator[Callable[[str], Page]]:
     program = executable()
     assert program is not None
     arguments = [program, *OPTIONS, *options, f"--user-data-dir={profile}", "about:blank"]
+    profile.mkdir(exist_ok=True)
     (profile / "DevToolsActivePort").unlink(missing_ok=True)  # of an earlier run
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         pages: list[Page] = []

@@ -1,7 +1,7 @@
 """What the page consists of: addresses and their contents, in a folder named by a digest of them all.
 
 `/` and `/sw.js` keep their address and are asked about each time; everything else lies under `/s/<digest>/` and may be
-kept for ever: the page's files, the libraries, the variant's files, its browser graph, and `model.json` with all that the
+kept for ever: the page's files, the libraries, the variant's files, its browser graphs, and `model.json` with all that the
 page must know of the variant (sizes, prompt, examples). So a page and its parts always belong together, also where a
 service worker brings them from its cache. It does not know HTTP.
 """
@@ -16,17 +16,22 @@ from tradewind.compression.export_onnx import GRAPH_FILE
 from tradewind.compression.variant import Manifest, load_variant
 from tradewind.corpus.prompt import SYSTEM, user_message
 from tradewind.edge.ask import LEAST_TIMED
-from tradewind.edge.graph import browser_graph
+from tradewind.edge.graph_wasm import wasm_graph
+from tradewind.edge.graph_webgpu import webgpu_graph
 from tradewind.edge.packages import LOCK, PAGE
 from tradewind.errors import UserError
 from tradewind.files import digest, read_jsonl, sha256_file
 
-CHUNK = 128
-"""Tokens of a prompt that one call runs: attention computes the masked half of a chunk, too."""
+CHUNKS = {"wasm": 128, "webgpu": 31}
+"""Tokens of a prompt that one call runs. WASM: attention computes the masked half of a chunk, too. WebGPU: from 32 tokens on
+onnxruntime-web 1.30 takes a kernel whose results are wrong where subgroups are narrow (SwiftShader's have 4 lanes)."""
 LIBRARIES = {
     "vendor/onnxruntime/ort.wasm.min.mjs": "onnxruntime-web/dist/ort.wasm.min.mjs",
     "vendor/onnxruntime/ort-wasm-simd-threaded.mjs": "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs",
     "vendor/onnxruntime/ort-wasm-simd-threaded.wasm": "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
+    "vendor/onnxruntime/ort.webgpu.min.mjs": "onnxruntime-web/dist/ort.webgpu.min.mjs",
+    "vendor/onnxruntime/ort-wasm-simd-threaded.asyncify.mjs": "onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify.mjs",
+    "vendor/onnxruntime/ort-wasm-simd-threaded.asyncify.wasm": "onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify.wasm",
     "vendor/tokenizers.mjs": "@huggingface/tokenizers/dist/tokenizers.min.mjs",
     "vendor/jinja.mjs": "@huggingface/jinja/dist/index.js",
 }
@@ -59,28 +64,31 @@ def build_site(variant: Path, questions: Path, packages: Path, max_len: int) -> 
         raise UserError(f"{variant}: no files for ONNX Runtime (engines: {', '.join(sorted(manifest.files))})")
     if not 2 <= max_len <= manifest.max_position:
         raise UserError(f"--max-len must be in 2..{manifest.max_position} for {manifest.name}, not {max_len}")
-    graph = browser_graph(variant)
-    facts = model_facts(manifest, graph, questions, max_len)
-    parts: dict[str, bytes | Path] = {"model.json": json.dumps(facts).encode(), "model/graph.onnx": graph}
+    graphs = {"wasm": wasm_graph(variant), "webgpu": webgpu_graph(variant, max_len)}
+    facts = model_facts(manifest, graphs, questions, max_len)
+    parts: dict[str, bytes | Path] = {"model.json": json.dumps(facts).encode()}
+    parts.update({facts["runtimes"][name]["graph"]: graph for name, graph in graphs.items()})
     parts.update(_files(variant, manifest, packages))
     root = f"/s/{_digest(parts, manifest)}/"
     fixed = {address: _filled(name, root) for address, name in {"/": "index.html", "/sw.js": "sw.js"}.items()}
     return Site({**fixed, **{root + name: content for name, content in parts.items()}}, root)
 
 
-def model_facts(manifest: Manifest, graph: bytes, questions: Path, max_len: int) -> dict[str, Any]:
-    """`model.json`."""
+def model_facts(manifest: Manifest, graphs: Mapping[str, bytes], questions: Path, max_len: int) -> dict[str, Any]:
+    """`model.json`. graphs: by runtime. `bytes`: of all of the model that the runtime needs."""
     data = [name for name in manifest.files["ort"] if name != GRAPH_FILE]
+    shared = sum(manifest.digests[name]["bytes"] for name in (*data, *TEXT_FILES))
     return {
         "name": manifest.name,
         "precision": manifest.precision,
         "parameters": manifest.parameters,
-        "graph": "model/graph.onnx",
+        "runtimes": {
+            name: {"graph": f"model/graph.{name}.onnx", "bytes": len(graph) + shared, "chunk": CHUNKS[name]}
+            for name, graph in graphs.items()
+        },
         "data": [{"path": name, "bytes": manifest.digests[name]["bytes"]} for name in data],
-        "bytes": len(graph) + sum(manifest.digests[name]["bytes"] for name in (*data, *TEXT_FILES)),
         "eos": manifest.eos_token_ids,
         "maxLen": max_len,
-        "chunk": CHUNK,
         "leastTimed": LEAST_TIMED,
         "system": SYSTEM,
         "between": user_message("P", "Q").removeprefix("P").removesuffix("Q"),

@@ -2,15 +2,15 @@
 //
 // The life of the page: 1. a service worker takes over, so that what is loaded is kept for the next time; 2. the worker
 // loads the model; 3. each question goes to it and its tokens come back one by one. The state is told to the document
-// (`data-state`: loading, ready, answering, failed), for styles and tests. The address may say `?threads=N`, and for
-// measuring `ignore_end`: an answer then goes on past its end, to the most tokens.
+// (`data-state`: loading, ready, answering, failed), for styles and tests. The address may say `?runtime=webgpu`,
+// `?threads=N`, and for measuring `ignore_end`: an answer then goes on past its end, to the most tokens.
 
-import { backend, missing, threads } from "./features.js";
+import { backend, hasWebgpu, missing, threads } from "./features.js";
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const count = threads(Number(query.get("threads")));
-let worker, examples = [];
+let runtime = "wasm", worker, examples = [];
 
 start();
 
@@ -20,10 +20,11 @@ async function start() {
   const lack = missing();
   if (lack) return fail(lack);
   await keep();
+  runtime = await chooseRuntime();
   worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   worker.onmessage = ({ data }) => Object.entries(data).forEach(([kind, value]) => handlers[kind](value));
   worker.onerror = (event) => fail(`The model's worker ended: ${event.message ?? "it could not be loaded"}`);
-  worker.postMessage({ load: { threads: count } });
+  worker.postMessage({ load: { runtime, threads: count } });
 }
 
 const handlers = {
@@ -33,8 +34,8 @@ const handlers = {
   },
   ready({ facts, loadMs, fetchMs, sessionMs }) {
     $("progress").hidden = true;
-    $("status").textContent = `${facts.name}: ${(facts.parameters / 1e6).toFixed(1)} million weights in ${mb(facts.bytes)} MB, ` +
-      `${backend(count)}, loaded in ${(loadMs / 1000).toFixed(1)} s.`;
+    $("status").textContent = `${facts.name}: ${(facts.parameters / 1e6).toFixed(1)} million weights in ${mb(facts.runtimes[runtime].bytes)} MB, ` +
+      `${backend(runtime, count)}, loaded in ${(loadMs / 1000).toFixed(1)} s.`;
     Object.assign(document.documentElement.dataset, { loadMs, fetchMs, sessionMs, pageMs: performance.now() });
     $("context").textContent = ` Passage, question and answer: at most ${facts.maxLen} tokens.`;
     offer(facts.examples);
@@ -70,6 +71,10 @@ function listen() {
     if (document.documentElement.dataset.state === "ready") ask();
   });
   $("stop").addEventListener("click", () => worker.postMessage({ stop: true }));
+  $("runtime").addEventListener("change", ({ target }) => {
+    query.set("runtime", target.value);
+    location.search = query;
+  });
   $("temperature").addEventListener("input", ({ target }) => {
     $("temperature-shown").textContent = target.value === "0" ? "0 (the likeliest)" : target.value;
   });
@@ -114,6 +119,16 @@ function fail(line) {
   state("failed");
 }
 
+/** "webgpu" where the address asks for it and the browser has it, else "wasm". */
+async function chooseRuntime() {
+  const [asked, present] = [query.get("runtime") === "webgpu", await hasWebgpu()];
+  $("webgpu").disabled = !present;
+  if (!asked || present) return ($("runtime").value = asked ? "webgpu" : "wasm");
+  $("problem").textContent = "This browser has no WebGPU: the model runs in WebAssembly.";
+  $("problem").hidden = false;
+  return "wasm";
+}
+
 /** Let the service worker take over, which keeps what comes next. The page works without one. */
 async function keep() {
   const workers = navigator.serviceWorker;
@@ -136,7 +151,7 @@ async function tellSaved(weights) {
   if (!navigator.serviceWorker?.controller) return;
   const root = new URL(".", import.meta.url);
   const cache = await caches.open(`tradewind${root.pathname}`);
-  const names = [...weights, "vendor/onnxruntime/ort-wasm-simd-threaded.wasm"];
+  const names = [...weights, `vendor/onnxruntime/ort-wasm-simd-threaded${runtime === "webgpu" ? ".asyncify" : ""}.wasm`];
   const found = await Promise.all(names.map((name) => cache.match(new URL(name, root))));
   if (found.every(Boolean)) $("saved").hidden = false;
   else setTimeout(tellSaved, 200, weights); // it is still being written

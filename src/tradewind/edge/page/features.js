@@ -1,4 +1,4 @@
-// What this browser can do: whether the model can run in it at all, and on how many threads.
+// What this browser can do: whether the model can run in it at all, on how many threads, and whether on a GPU.
 
 const SIMD = new Uint8Array([
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11,
@@ -21,8 +21,14 @@ export function threads(asked) {
   return Math.max(1, asked ? Math.min(asked, cores) : Math.min(cores - 1, MOST_THREADS));
 }
 
-/** The backend in words. */
-export function backend(count) {
+/** Whether there is a GPU that pages may use. */
+export async function hasWebgpu() {
+  return Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
+}
+
+/** The runtime in words. */
+export function backend(runtime, count) {
+  if (runtime === "webgpu") return "WebGPU";
   if (count > 1) return `WASM SIMD, ${count} threads`;
   return globalThis.crossOriginIsolated ? "WASM SIMD, 1 thread" : "WASM SIMD, 1 thread (page not isolated)";
 }

@@ -1,20 +1,19 @@
-// The model, off the page's thread. Messages in: {load: {threads}}, {ask: {...}}, {stop: true}. Messages out: {progress},
+// The model, off the page's thread. Messages in: {load: {runtime, threads}}, {ask: {...}}, {stop: true}. Messages out: {progress},
 // {ready}, {token}, {done}, {problem}.
 //
 // The life of an answer: 1. the prompt is rendered and encoded; 2. it is fed in chunks; 3. tokens are chosen and fed, one
 // at a time, until one ends the answer (unless ignoreEnd, for measuring), there are enough, or the page says stop. Between
 // two calls of the model the worker looks at its messages. A rate is told of facts.leastTimed tokens or more.
 
-import { Decoder } from "./decoder.js";
 import { choose } from "./sampling.js";
 import { Text } from "./text.js";
 
 const here = (name) => new URL(name, import.meta.url).href;
-let facts, text, decoder, stopped;
+let facts, chunk, text, decoder, stopped;
 
 self.onmessage = async ({ data }) => {
   try {
-    if (data.load) postMessage({ ready: await load(data.load.threads) });
+    if (data.load) postMessage({ ready: await load(data.load) });
     if (data.ask) await answer(data.ask);
     if (data.stop) stopped = true;
   } catch (error) {
@@ -22,17 +21,20 @@ self.onmessage = async ({ data }) => {
   }
 };
 
-async function load(threads) {
+async function load({ runtime, threads }) {
   const started = performance.now();
   facts = await (await get("model.json")).json();
-  const report = counter(facts.bytes);
+  const own = facts.runtimes[runtime];
+  chunk = own.chunk;
+  const report = counter(own.bytes);
   const [graph, tokenizer, config, template, ...data] = await Promise.all(
-    [facts.graph, "model/tokenizer.json", "model/tokenizer_config.json", "model/chat_template.jinja",
+    [own.graph, "model/tokenizer.json", "model/tokenizer_config.json", "model/chat_template.jinja",
       ...facts.data.map((file) => `model/${file.path}`)].map((name) => download(name, report)),
   );
   const fetched = performance.now();
   const [vocabulary, settings, source] = [tokenizer, config, template].map((bytes) => new TextDecoder().decode(bytes));
   text = new Text(JSON.parse(vocabulary), JSON.parse(settings), source);
+  const { Decoder } = await import(`./decoder_${runtime}.js`);
   decoder = await Decoder.load(graph, facts.data.map((file, i) => ({ path: file.path, data: data[i] })), threads);
   const ready = performance.now();
   return { facts, fetchMs: fetched - started, sessionMs: ready - fetched, loadMs: ready - started };
@@ -56,10 +58,10 @@ async function answer({ passage, question, temperature, maxTokens, ignoreEnd }) 
 /** Logits after the prompt; null where the page says stop. */
 async function prefill(prompt) {
   let logits = null;
-  for (let start = 0; start < prompt.length; start += facts.chunk) {
+  for (let start = 0; start < prompt.length; start += chunk) {
     await messages();
     if (stopped) return null;
-    logits = await decoder.feed(prompt.slice(start, start + facts.chunk));
+    logits = await decoder.feed(prompt.slice(start, start + chunk));
   }
   return logits;
 }

@@ -1,4 +1,4 @@
-// One row of a variant's browser graph (see edge/graph.py), over a float32 KV cache that lies in JavaScript.
+// One row of a variant's WASM graph (see edge/graph_wasm.py), over a float32 KV cache that lies in JavaScript.
 // It knows no text, sampling or page.
 //
 // The life of a row: 1. `start()` forgets the last; 2. `feed(tokens)` appends and gives the logits after the last one. ONNX
@@ -17,7 +17,7 @@ export class Decoder {
     const session = await ort.InferenceSession.create(graph, {
       executionProviders: ["wasm"],
       externalData: data,
-      extra: { session: { disable_quant_qdq: "1" } }, // expands the codes now, once (edge/graph.py)
+      extra: { session: { disable_quant_qdq: "1" } }, // expands the codes now, once (edge/graph_wasm.py)
     });
     return new Decoder(session);
   }

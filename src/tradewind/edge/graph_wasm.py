@@ -1,4 +1,4 @@
-"""The browser's graph of a variant: the same integers, for one row, multiplied in float32.
+"""The WASM graph of a variant: the same integers, for one row, multiplied in float32.
 
 ONNX Runtime's WASM build is another runtime than the native one. Three operators are replaced by what is fast there
 (onnxruntime-web 1.30):
@@ -20,7 +20,7 @@ Outputs
 - `logits` float32 [1, P, vocabulary].
 - `new.{layer}.key|value` float32 [1, T, KV heads x head dim].
 
-It knows nothing of the page. Not covered: several rows, WebGPU (which has kernels for the codes).
+It knows nothing of the page. Not covered: several rows, WebGPU (`graph_webgpu.py`).
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ GONE = ("query_lengths", "last_positions", "longest")
 """Inputs of the native graph that tell rows and lengths apart."""
 
 
-def browser_graph(folder: Path) -> bytes:
+def wasm_graph(folder: Path) -> bytes:
     """The content of an ONNX file that points into the files beside `folder`'s `model.onnx`."""
     model = ir.load(folder / GRAPH_FILE)
     rewrite = _Rewrite(model.graph)
@@ -104,9 +104,7 @@ class _Rewrite:
         """Put the expansions first, name the outputs, drop weights that nothing reads any more."""
         self.graph.insert_before(self.graph[0], self._first)
         self.graph.outputs.extend(self._new)
-        read = {value.name for node in self.graph for value in node.inputs if value is not None}
-        for name in [name for name in self.graph.initializers if name not in read]:
-            del self.graph.initializers[name]
+        drop_unread(self.graph)
 
     def _heads(self, node: ir.Node, sizes: Sequence[int]) -> list[ir.Value]:
         """Queries, keys and values [1, T, size], which may come in one."""
@@ -164,6 +162,13 @@ class _Rewrite:
         after.name, after.type, after.shape = before.name, before.type, before.shape
         self.graph.insert_before(old, new)
         self.graph.remove(old, safe=True)
+
+
+def drop_unread(graph: ir.Graph) -> None:
+    """Remove the weights that no node reads."""
+    read = {value.name for node in graph for value in node.inputs if value is not None}
+    for name in [name for name in graph.initializers if name not in read]:
+        del graph.initializers[name]
 
 
 def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
