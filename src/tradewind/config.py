@@ -118,9 +118,23 @@ def check_profile(profile: str) -> None:
         raise UserError(f"unknown profile {profile!r} (choices: {', '.join(PROFILES)})")
 
 
+def _refuse_options(arguments: Sequence[str], about: str) -> None:
+    for argument in arguments:
+        if argument in ("-h", "--help"):
+            print(about.strip())
+            raise SystemExit(0)
+        if argument.startswith("-"):
+            raise UserError(f"unknown option {argument} (its parameters are in params.yaml; --help tells what it does)")
+
+
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point: a UserError or a full disk becomes one line on standard error and exit code 2."""
+    """Run an entry point: a UserError or a full disk becomes one line on standard error and exit code 2.
+
+    An entry point without `argparse` (a stage, a step of a study) takes no options: `--help` prints its docstring.
+    """
     try:
+        if main.__module__ == "__main__" and "argparse" not in main.__globals__:
+            _refuse_options(sys.argv[1:], main.__globals__["__doc__"])
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

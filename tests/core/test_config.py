@@ -99,6 +99,19 @@ def test_entry_points_exit_with_2_and_one_line(root, tmp_path):
     assert "params.yaml" in answer.stderr
 
 
+def test_a_stage_tells_what_it_does_and_refuses_options(root, tmp_path):
+    def asked(option: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, root / "pipelines" / "corpus.py", option]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, check=False
+        )  # no params.yaml there
+
+    told = asked("--help")
+    assert told.returncode == 0 and told.stdout.startswith("Stage `corpus`") and not told.stderr
+    refused = asked("--dry-run")
+    assert refused.returncode == 2 and "unknown option --dry-run" in refused.stderr
+
+
 def test_a_full_disk_is_one_line_and_other_faults_are_not_hidden(capsys):
     def fail(number):
         raise OSError(number, os.strerror(number))
