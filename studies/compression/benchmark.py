@@ -3,7 +3,8 @@
     python -m studies.compression.benchmark student-int4-qat
 
 The machine drifts between stages: a rate divided by the anchor's of the same round, times the anchor's over all stages, is
-what the frontier shows. Results: reports/studies/compression/benchmark/NAME.json and a run record.
+what the frontier shows, over the rounds of all variants with the same graph.
+Results: reports/studies/compression/benchmark/NAME.json and a run record.
 """
 
 import sys
@@ -13,7 +14,6 @@ from typing import Any, TypeAlias
 
 from studies.compression.places import STUDY, VARIANTS, plan
 from tradewind.config import build, run, stage_params
-from tradewind.evaluation.bootstrap import median_interval
 from tradewind.evaluation.results import write_speed
 from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measurements, take_turns
 from tradewind.evaluation.variant import load_manifest
@@ -29,17 +29,16 @@ def main() -> None:
         manifest = load_manifest(VARIANTS, name)
         turns = take_turns({one: VARIANTS / one for one in dict.fromkeys((name, anchor))}, speed, seed)
         tags = {"engine": speed.engine, "precision": manifest["precision"]}
-        beside = {"variant": anchor, **ratios(turns[name].rounds, turns[anchor].rounds, seed)}
+        beside = {"variant": anchor, **ratios(turns[name].rounds, turns[anchor].rounds)}
         write_speed(name, measurements(*turns[name], speed, seed), params | context, tags, study=STUDY, anchor=beside)
 
 
-def ratios(ours: Rounds, anchors: Rounds, seed: int) -> dict[str, dict[str, Any]]:
-    """By measure: the anchor's median, the median of ours over the anchor's round by round, and its interval."""
-    out: dict[str, dict[str, Any]] = {"metrics": {}, "ratio": {}, "interval": {}}
+def ratios(ours: Rounds, anchors: Rounds) -> dict[str, dict[str, Any]]:
+    """By measure: the anchor's median, and ours over the anchor's, round by round."""
+    out: dict[str, dict[str, Any]] = {"metrics": {}, "rounds": {}}
     for key in FORMULAS:
-        each = [one[key] / other[key] for one, other in zip(ours, anchors, strict=True)]
         out["metrics"][key] = median(other[key] for other in anchors)
-        out["ratio"][key], out["interval"][key] = median(each), median_interval(each, seed)
+        out["rounds"][key] = [one[key] / other[key] for one, other in zip(ours, anchors, strict=True)]
     return out
 
 

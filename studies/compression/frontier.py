@@ -3,9 +3,13 @@
     python -m studies.compression.frontier
 
 Rates are freed from the machine's drift: each is divided by the anchor's of the same round, and the median of these ratios
-multiplied by the anchor's median over all stages. Results: reports/compression.json, pictures beside the study's reports, and
-a run for each variant that holds all its figures, so that MLflow compares them by the tags model, precision, method,
-recommended, front. `recommended` means within the bounds of its distance from its own fp32 weights, and nothing else.
+multiplied by the anchor's median over all stages.
+Variants with the same graph are the same program over other numbers, whose speed does not depend on them: their rounds are
+put together.
+
+Results: reports/compression.json, pictures beside the study's reports, and a run for each variant that holds all its figures,
+so that MLflow compares them by the tags model, precision, method, recommended, front. `recommended` means within the bounds
+of its distance from its own fp32 weights, and nothing else.
 """
 
 from collections.abc import Mapping
@@ -17,8 +21,9 @@ from typing import Any
 from studies.compression.frontier_picture import draw
 from studies.compression.places import REPORTS, RUNS, STUDY, SUMMARY, VARIANTS
 from tradewind import host
-from tradewind.compression.variant import precision_of, split_name
+from tradewind.compression.export_onnx import GRAPH_FILE
 from tradewind.config import run, stage_params
+from tradewind.evaluation.bootstrap import median_interval
 from tradewind.evaluation.results import read_results, read_rows
 from tradewind.evaluation.scores import Row, difference
 from tradewind.files import read_json, write_json
@@ -34,7 +39,9 @@ AS_MEASURED = ("load_s", "peak_rss_bytes")
 COSTS = {"disk_bytes": False, "decode_tokens_per_s": True, "peak_rss_bytes": False}
 """Cost -> whether more of it is better."""
 DISK = "bytes of model.onnx and the files that it points into"
-DRIFT = "divided by the anchor's of the same round, times the anchor's median over all stages"
+DRIFT = (
+    "divided by the anchor's of the same round, times the anchor's median over all stages; with those of the same graph"
+)
 TEACHER, UNCUT = "teacher-fp32", "vocabulary-fp32"
 CUTS = ("depth-fp32", "width-fp32", "sparse-fp32")
 """Made of UNCUT's vocabulary by one more cut: what that costs is their distance from it."""
@@ -64,44 +71,52 @@ def variants(seed: int) -> dict[str, dict[str, Any]]:
         read_results("benchmark", REPORTS),
         read_rows(REPORTS),
     )
-    anchors = [one["anchor"]["metrics"] for one in measured.values()]
-    usual = {key: median(one[key] for one in anchors) for key in (*RATES, *TIMES)}
+    names = in_order(set(evaluated) & set(measured))
+    manifests = {name: read_json(VARIANTS / name / "manifest.json") for name in names}
+    rates = pooled({name: manifests[name]["digests"][GRAPH_FILE]["sha256"] for name in names}, measured, seed)
     return {
-        name: _variant(name, evaluated[name], measured[name], usual, answers, seed)
-        for name in in_order(set(evaluated) & set(measured))
+        name: _variant(name, manifests[name], evaluated[name], measured[name]["metrics"], rates[name], answers, seed)
+        for name in names
     }
+
+
+def pooled(graphs: Mapping[str, str], measured: Mapping[str, Any], seed: int) -> dict[str, dict[str, Any]]:
+    """By variant its rates and times with their intervals (`_ci`), over the rounds of all variants with its graph, and the
+    names of those. graphs: variant -> digest of its graph."""
+    anchors = [measured[name]["anchor"] for name in graphs]
+    usual = {key: median(one["metrics"][key] for one in anchors) for key in (*RATES, *TIMES)}
+    out = {}
+    for graph in set(graphs.values()):
+        alike = [name for name in graphs if graphs[name] == graph]
+        row: dict[str, Any] = {"timed_with": alike}
+        for key, scale in usual.items():
+            rounds = [scale * ratio for name in alike for ratio in measured[name]["anchor"]["rounds"][key]]
+            row |= {key: median(rounds), f"{key}_ci": median_interval(rounds, seed)}
+        out |= dict.fromkeys(alike, row)
+    return out
 
 
 def _variant(
     name: str,
+    manifest: Mapping[str, Any],
     quality: Mapping[str, Any],
-    speed: Mapping[str, Any],
-    usual: Mapping[str, float],
+    speed: Mapping[str, float],
+    rates: Mapping[str, Any],
     answers: Mapping[str, list[Row]],
     seed: int,
 ) -> dict[str, Any]:
-    folder = VARIANTS / name
-    manifest = read_json(folder / "manifest.json")
     row: dict[str, Any] = {key: manifest[key] for key in ("model", "precision", "parent", "parameters")}
-    row |= {"method": method(name), "disk_bytes": disk_bytes(folder, manifest)}
+    row |= {"method": manifest["rules"].get("method", "none"), "disk_bytes": disk_bytes(VARIANTS / name, manifest)}
     row |= {key: quality["metrics"].get(key) for key in QUALITY}
     row |= {f"{key}_ci": quality["intervals"].get(key) for key in QUALITY}
-    beside = speed["anchor"]
-    row |= {key: beside["ratio"][key] * usual[key] for key in (*RATES, *TIMES)}
-    row |= {f"{key}_ci": [bound * usual[key] for bound in beside["interval"][key]] for key in (*RATES, *TIMES)}
-    row |= {key: speed["metrics"][key] for key in AS_MEASURED}
+    row |= rates
+    row |= {key: speed[key] for key in AS_MEASURED}
     row["f1_to_teacher"] = difference(answers[name], answers[TEACHER], seed)
     row["f1_to_parent"] = difference(answers[name], answers[manifest["parent"]], seed) if manifest["parent"] else None
     lost = -row["f1_to_parent"]["value"] if row["f1_to_parent"] else 0.0
     row["faults"] = faults(manifest["precision"], row, lost)
     recommended = not row["faults"] if manifest["parent"] else None  # fp32 is what others are held against
     return row | {"recommended": recommended}
-
-
-def method(name: str) -> str:
-    """`tiny-int4-qat` -> `qat`; `rtn` where the recipe names none, `none` where nothing is rounded."""
-    recipe = split_name(name)[1]
-    return recipe.partition("-")[2] or ("none" if precision_of(recipe) == "fp32" else "rtn")
 
 
 def disk_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:

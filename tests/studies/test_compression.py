@@ -25,6 +25,8 @@ def results(name: str, drift: float) -> None:
     f1, kl, size = NAMES[name]
     parent = None if recipe == "fp32" else f"{model}-fp32"
     manifest = {"model": model, "precision": recipe.partition("-")[0], "parent": parent, "parameters": 1000}
+    manifest |= {"rules": {} if parent is None else {"method": "qat" if "qat" in recipe else "rtn"}}
+    manifest |= {"digests": {"model.onnx": {"sha256": f"{model} {manifest['precision']}"}}}
     write_json(VARIANTS / name / "manifest.json", manifest | {"files": {"ort": ["model.onnx"]}})
     write_text(VARIANTS / name / "model.onnx", "x" * int(size / 1e6))
     metrics = {"answer_f1": f1, "bits_per_byte": 0.1, "perplexity": 1.1, "kl_to_parent": kl}
@@ -37,8 +39,8 @@ def results(name: str, drift: float) -> None:
     rates = dict.fromkeys(frontier.RATES, 100.0 * drift) | dict.fromkeys(frontier.TIMES, 10.0 / drift)
     own = {key: value * (2.0 if key in frontier.RATES else 1.0) for key, value in rates.items()}
     speed = {"metrics": own | {"load_s": 1.0, "peak_rss_bytes": 1e8}, "formulas": dict.fromkeys(own, "per s"), "anchor": {
-        "variant": "a", "metrics": rates, "ratio": {key: own[key] / rates[key] for key in rates},
-        "interval": {key: [0.9 * own[key] / rates[key], 1.1 * own[key] / rates[key]] for key in rates}}}  # fmt: skip
+        "variant": "a", "metrics": rates,
+        "rounds": {key: [wide * own[key] / rates[key] for wide in (0.9, 1.0, 1.1)] for key in rates}}}  # fmt: skip
     write_json(REPORTS / "benchmark" / f"{name}.json", {name: speed})
 
 
@@ -54,6 +56,20 @@ def test_the_machines_drift_falls_out(measured):
     rates = {row["decode_tokens_per_s"] for row in measured.values()}
     assert max(rates) == pytest.approx(min(rates))
     assert max(rates) == pytest.approx(2 * 125.0)  # twice the anchor's median over the stages
+
+
+def test_variants_with_one_graph_have_one_speed_over_all_their_rounds():
+    keys = (*frontier.RATES, *frontier.TIMES)
+    ratios = {"a": [1.0, 1.2, 1.4], "b": [2.0, 2.2, 2.4], "c": [5.0, 5.0, 5.0]}
+    measured = {
+        name: {"anchor": {"metrics": dict.fromkeys(keys, 10.0), "rounds": dict.fromkeys(keys, own)}}
+        for name, own in ratios.items()
+    }
+    rates = frontier.pooled({"a": "one", "b": "one", "c": "another"}, measured, seed=0)
+    assert rates["a"] == rates["b"] and rates["a"]["timed_with"] == ["a", "b"]
+    assert rates["a"]["ttft_ms"] == pytest.approx(17.0) and rates["c"]["ttft_ms"] == pytest.approx(50.0)
+    low, high = rates["a"]["ttft_ms_ci"]
+    assert 10.0 <= low < 17.0 < high <= 24.0
 
 
 def test_a_variant_outside_its_bounds_is_not_recommended_and_says_why(measured):
