@@ -3,6 +3,7 @@
 Everything written here is deterministic (sorted keys, one line end) and appears under its name only when complete.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,18 +18,33 @@ from tradewind.errors import UserError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary sibling to write (a file or a folder), renamed to `path` on success and removed on failure."""
+    """A temporary sibling to write (a file or a folder), renamed to `path` on success and removed on failure.
+
+    Raises UserError where its folder cannot be made, or the block made nothing; what was there is kept.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove(temporary)
     try:
         yield temporary
+        if not temporary.exists():
+            raise UserError(f"{path}: nothing was made to put there")
         if path.is_dir():
             remove(path)
         os.replace(temporary, path)
     finally:
         remove(temporary)
+
+
+def make_folder(path: Path) -> None:
+    """With its parents. Raises UserError where that cannot be, but not for a full disk."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"{path}: cannot be made ({error.strerror})") from None
 
 
 def remove(path: Path) -> None:

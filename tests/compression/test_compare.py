@@ -121,6 +121,8 @@ def test_prompts(tmp_path):
 def test_mistakes(setup, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="exceed 64"):
         compare(setup, [[1] * 60], tokens=8)
+    with pytest.raises(UserError, match=r"--max-len must be in 2\.\.128 for base-\w+, not 129"):
+        compare(replace(setup, max_len=129), PROMPTS, tokens=2)
     tiny_variant(tmp_path / "base-fp32", "fp32")
     with pytest.raises(UserError, match="no GGUF"):
         compare(Setup(tmp_path / "base-fp32", load_variant(tmp_path / "base-fp32"), 64), PROMPTS, tokens=2)

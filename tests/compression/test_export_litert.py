@@ -42,6 +42,10 @@ def test_mistakes(tmp_path):
         export_litert(tmp_path / "base-fp32", tmp_path / "m.tflite", 16, PYTHON)
     with pytest.raises(UserError, match="make litert"):
         export_litert(tmp_path / "base-int8", tmp_path / "m.tflite", 16, Path("/no/python"))
+    (tmp_path / "m.tflite").write_bytes(b"old")
+    with pytest.raises(UserError, match="no Python with LiteRT"):
+        export_litert(tmp_path / "base-int8", tmp_path / "m.tflite", 16, Path("/bin/true"))
+    assert (tmp_path / "m.tflite").read_bytes() == b"old"
 
 
 def test_the_operator_that_litert_lacks_is_named():

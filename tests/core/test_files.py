@@ -51,6 +51,19 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert [p.name for p in path.iterdir()] == ["new"]
 
 
+def test_a_folder_is_kept_where_nothing_was_made(tmp_path):
+    write_json(tmp_path / "folder" / "old.json", 1)
+    with pytest.raises(UserError, match="nothing was made"), atomic_path(tmp_path / "folder"):
+        pass
+    assert read_json(tmp_path / "folder" / "old.json") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/deeper: cannot be made \(Not a directory\)"):
+        write_json(tmp_path / "file" / "deeper" / "value.json", 1)
+
+
 def test_nan_is_no_json(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "value.json", {"x": float("nan")})

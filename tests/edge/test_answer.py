@@ -117,10 +117,12 @@ def test_a_variant_of_a_study_is_named(tmp_path, monkeypatch):
     ("options", "words"),
     [
         (("--variant", "base-int9", "q"), "unknown variant 'base-int9' (choices: base-int4)"),
-        (("--memory-mib", "0", "q"), "a memory cap of 0 MiB holds nothing"),
+        (("--memory-mib", "0", "q"), "--memory-mib must be at least 1"),
         (("--passage", "/nowhere/p.txt", "q"), "--passage /nowhere/p.txt: "),
         (("q" * 200,), "tokens, the context of base-int4 is 128"),
         (("--max-tokens", "0", "q"), "--max-tokens must be at least 1"),
+        (("--temperature", "nan", "q"), "--temperature must be a number"),
+        (("--seed", "-1", "q"), "--seed must be at least 0"),
         ((" ",), "the question is blank"),
     ],
 )

@@ -212,6 +212,14 @@ def test_names_and_folders(given: tuple[str, ...]) -> None:
         named_folders(given)
 
 
+def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    with pytest.raises(UserError, match=r"--adapters-dir .*none: no such folder"), serving(adapters_dir=str(none)):
+        pass
+    with pytest.raises(UserError, match=r"--adapter terse: .*none"), serving((f"terse={none}",)):
+        pass
+
+
 def test_a_model_and_an_adapter_of_one_name(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match="two models are to be served as 'mock'"),

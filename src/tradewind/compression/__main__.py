@@ -1,4 +1,4 @@
-"""What a variant's containers hold and how their runtimes agree.
+"""What a variant's containers hold and how their runtimes agree. The GGUF is made with the variant: NAME/model.gguf.
 
 python -m tradewind.compression compare [--prompts FILE] [--variant NAME ...] [--json OUT]
 python -m tradewind.compression litert [--variant NAME ...] [--out FOLDER] [--json OUT]
@@ -69,30 +69,48 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tradewind.compression", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--variants", type=Path, default=Path("artifacts/variants"))
-    shared.add_argument("--corpus", type=Path, default=Path("artifacts/corpus"))
-    shared.add_argument("--variant", action="append", help="default: every quantized one")
-    shared.add_argument("--threads", type=int, default=2)
-    shared.add_argument("--litert", type=Path, default=Path(".venv-litert/bin/python"), help="Python of `make litert`")
-    shared.add_argument("--json", type=Path, help="write the result there, too")
-    compare = commands.add_parser("compare", parents=[shared], help="the agreement table of all runtimes")
-    compare.add_argument(
-        "--prompts", type=Path, help="JSONL of messages or prompt, or a plain text file, a prompt a line"
+    default = "(default: %(default)s)"
+    python = Path(".venv-litert/bin/python")
+    shared.add_argument(
+        "--variants", type=Path, metavar="FOLDER", default=Path("artifacts/variants"), help=f"where they are {default}"
     )
-    compare.add_argument("--count", type=int, default=20, help="questions of the test set where no prompts are given")
-    compare.add_argument("--tokens", type=int, default=8, help="of each answer")
-    compare.add_argument("--max-len", type=int, default=1024)
-    compare.add_argument("--llama", help="llama-server, or a Python that has xllamacpp")
+    shared.add_argument("--variant", action="append", metavar="NAME", help="default: every quantized one")
+    shared.add_argument("--threads", type=positive, default=2, metavar="N", help=f"of each runtime {default}")
+    shared.add_argument("--litert", type=Path, default=python, metavar="PYTHON", help=f"of `make litert` {default}")
+    shared.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    compare = commands.add_parser(
+        "compare", parents=[shared], help="the agreement table of all runtimes", description="Of each variant: whether the "
+        "integers in its files are the same, and how the runtimes agree on prompts. A minute or two a variant.")  # fmt: skip
+    compare.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL of messages or prompt, or a plain text file, "
+                         "a prompt a line; without it, questions of the test set")  # fmt: skip
+    compare.add_argument(
+        "--corpus", type=Path, metavar="FOLDER", default=Path("artifacts/corpus"), help=f"has the test set {default}"
+    )
+    compare.add_argument("--count", type=positive, default=20, metavar="N", help=f"questions of the test set {default}")
+    compare.add_argument("--tokens", type=positive, default=8, metavar="N", help=f"of each answer {default}")
+    compare.add_argument(
+        "--max-len", type=int, default=1024, metavar="N", help=f"tokens of prompt and answer {default}"
+    )
+    compare.add_argument("--llama", metavar="PROGRAM", help="llama-server, or a Python that has xllamacpp (default: "
+                         "llama-server on the PATH, else that of `make llama`)")  # fmt: skip
     compare.set_defaults(command=run_compare)
     litert = commands.add_parser("litert", parents=[shared], help="a .tflite of the same integers, and its speed")
-    litert.add_argument("--out", type=Path, default=Path(".tradewind/litert"))
-    litert.add_argument("--length", type=int, default=512, help="positions of the caches")
-    litert.add_argument("--tokens", type=int, default=30, help="timed, less than --length")
+    litert.add_argument(
+        "--out", type=Path, metavar="FOLDER", default=Path(".tradewind/litert"), help=f"for NAME.tflite {default}"
+    )
+    litert.add_argument("--length", type=positive, default=512, metavar="N", help=f"positions of the caches {default}")
+    litert.add_argument("--tokens", type=positive, default=30, metavar="N", help=f"timed, less than --length {default}")
     litert.set_defaults(command=run_litert)
     given = parser.parse_args(argv)
-    if given.tokens < 1 or ("length" in given and given.tokens >= given.length):
-        parser.error("--tokens: at least 1" + (", and less than --length" if "length" in given else ""))
+    if "length" in given and given.tokens >= given.length:
+        parser.error("--tokens must be less than --length")
     return given
+
+
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
 
 
 if __name__ == "__main__":

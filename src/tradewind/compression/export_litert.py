@@ -13,6 +13,7 @@ smaller, but refuses negative scales. Not covered: prefill of several tokens, in
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,13 +28,13 @@ from tradewind.compression.compare_integers import from_gguf
 from tradewind.compression.quantize import BLOCK, Blocks, Tensor, pack4
 from tradewind.compression.variant import load_variant
 from tradewind.errors import UserError
-from tradewind.files import write_json
+from tradewind.files import atomic_path, make_folder, write_json
 from tradewind.model.decoder import DecoderConfig, attend, rotary, rotate
 from tradewind.model.gguf import load_gguf
 from tradewind.model.weights import weight_table
 
 WORKER = Path(__file__).with_name("export_litert_worker.py")
-GET_IT = "no LiteRT here: make litert (an environment of its own, 470 MB), or pass --litert with its Python"
+GET_IT = "no LiteRT here: `make litert` gets it (470 MB), or pass --litert with a Python that has it"
 WORKER_S = 3600
 
 
@@ -48,13 +49,17 @@ def export_litert(folder: Path, out: Path, length: int, python: Path) -> None:
         raise UserError(f"{folder}: LiteRT export takes quantized variants with a GGUF file; {manifest.name} has none")
     config, flat, _ = load_gguf(folder / manifest.files["gguf"][0])
     tensors: dict[str, Tensor] = {**flat, **from_gguf(folder, manifest)}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with TemporaryDirectory() as work:
         (Path(work) / "step.mlir").write_text(lowered(config, length))
         arrays, facts = _handed_over(config, tensors)
         np.savez(Path(work) / "weights.npz", **arrays)  # type: ignore[arg-type]
         write_json(Path(work) / "weights.json", facts)
-        worker(python, "build", work, str(out))
+        worker(python, "build", work, f"{work}/{out.name}")
+        if not Path(work, out.name).is_file():
+            raise UserError(f"{python} is no Python with LiteRT: `make litert` makes one")
+        with atomic_path(out) as path:
+            shutil.move(f"{work}/{out.name}", path)
 
 
 def lowered(config: DecoderConfig, length: int) -> str:

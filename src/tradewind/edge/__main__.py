@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -65,8 +66,11 @@ def answer(options: argparse.Namespace, folder: Path) -> None:
 
     if not options.question.strip():
         raise UserError("the question is blank")
-    if options.max_tokens < 1 or options.temperature < 0:
-        raise UserError("--max-tokens must be at least 1 and --temperature at least 0")
+    for flag, least in {"max_tokens": 1, "memory_mib": 1, "seed": 0}.items():
+        if getattr(options, flag) < least:
+            raise UserError(f"--{flag.replace('_', '-')} must be at least {least}")
+    if not 0 <= options.temperature < math.inf:
+        raise UserError("--temperature must be a number of at least 0")
     passage = read_passage(options.passage)
     ask = Ask(str(folder), options.question, passage, options.max_tokens, options.temperature, options.seed)
     pieces: list[str] = []
@@ -85,8 +89,10 @@ def read_passage(file: str | None) -> str:
         return ""
     try:
         return (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--passage {file}: {error}") from None
+    except OSError as error:
+        raise UserError(f"--passage {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--passage {file}: not a text in UTF-8") from None
 
 
 def show(text: str) -> None:

@@ -26,15 +26,20 @@ def frontier(data: Any) -> str:
             f"{name} {marks}".strip(), f"{row['parameters'] / 1e6:.1f}", f"{row['disk_bytes'] / 1e6:.1f}",
             f"{row['answer_f1']:.3f} [{low:.3f}, {high:.3f}]", f"{100 * share(data, name):.0f}", f"{row['perplexity']:.3f}",
             _or_dash(row["kl_to_parent"], "{:.4f}"), _or_dash(row["top1_agreement"], "{:.1f}", 100),
-            f"{row['prefill_tokens_per_s']:,.0f}", f"{row['decode_tokens_per_s']:,.0f}",
+            f"{row['prefill_tokens_per_s']:,.0f}", _rate(row),
             f"{row['decode_cpu_ms_per_token']:.1f}", f"{row['load_s']:.2f}", f"{row['peak_rss_bytes'] / 1e6:,.0f}",
             "-" if row["recommended"] is None else "; ".join(row["faults"]) or "within",
         ])  # fmt: skip
     head = [
         "variant", "M params", "MB on disk", "answer F1 [95 %]", "% of the teacher's", "perplexity", "KL to fp32", "top-1 %",
-        "prefill tok/s", "decode tok/s", "CPU ms/token", "load s", "peak RSS MB", "bounds, to its own fp32",
+        "prefill tok/s", "decode tok/s [95 %]", "CPU ms/token", "load s", "peak RSS MB", "bounds, to its own fp32",
     ]  # fmt: skip
     return f"{table(head, rows)}\n{_fronts(data)}{source_of_variants(data)}"
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    low, high = row["decode_tokens_per_s_ci"]
+    return f"{row['decode_tokens_per_s']:,.0f} [{low:,.0f}, {high:,.0f}]"
 
 
 SIGNS = {"disk_bytes": "▪", "decode_tokens_per_s": "▸", "peak_rss_bytes": "▫"}

@@ -24,7 +24,7 @@ from tradewind.engine import Engine
 from tradewind.engine.contract import AdapterInUse
 from tradewind.engine.requests import Closed
 from tradewind.engine.scheduler import Scheduler
-from tradewind.errors import UserError
+from tradewind.errors import UserError, within
 from tradewind.serving.body import parse, read_bytes
 from tradewind.serving.catalog import Catalog, Served
 from tradewind.serving.errors import ApiError
@@ -61,7 +61,8 @@ def load_adapters(engine: Engine, given: Sequence[str]) -> dict[str, str]:
     """Load those of the settings into an engine that runs nothing yet; name -> digest. Raises UserError."""
     digests = {}
     for name, folder in named_folders(given).items():
-        opened = engine.open_adapter(folder)
+        with within(f"--adapter {name}"):
+            opened = engine.open_adapter(folder)
         digests[name] = opened.digest
         if opened.digest not in engine.adapters:
             engine.add_adapter(opened.digest, opened)
@@ -78,9 +79,11 @@ class Adapters:
     """folder: below which those of calls lie."""
 
     def __init__(self, catalog: Catalog, base: Served, folder: Path) -> None:
-        """Raises UserError where the base runs elsewhere than in this process."""
+        """Raises UserError where the base runs elsewhere than in this process, or there is no such folder."""
         if not isinstance(base.scheduler, Scheduler):
             raise UserError("adapters need an engine in this process")
+        if not folder.is_dir():
+            raise UserError(f"--adapters-dir {folder}: no such folder")
         self.catalog, self.base, self.folder = catalog, base, folder.resolve()
         self._scheduler = base.scheduler
         self._changing = asyncio.Lock()

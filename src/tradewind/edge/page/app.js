@@ -49,7 +49,7 @@ const handlers = {
   },
   done(figures) {
     const rows = {
-      "First token after": `${(figures.ttftMs / 1000).toFixed(2)} s`,
+      "First token after": figures.tokens ? `${(figures.ttftMs / 1000).toFixed(2)} s` : null,
       "Then": figures.tokensPerS === null ? null : `${figures.tokensPerS.toFixed(1)} tokens/s`, // too short to time
       "Tokens": `${figures.promptTokens} in, ${figures.tokens} out`,
       "Ended": { stop: "by itself", length: "at the limit", stopped: "by you" }[figures.reason],
@@ -69,6 +69,9 @@ function listen() {
   $("form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (document.documentElement.dataset.state === "ready") ask();
+  });
+  $("tokens").addEventListener("invalid", () => {
+    $("tokens").closest("details").open = true; // the browser says what is wrong, but not of what is folded away
   });
   $("stop").addEventListener("click", () => worker.postMessage({ stop: true }));
   $("runtime").addEventListener("change", ({ target }) => {
@@ -94,7 +97,7 @@ function ask() {
       passage: $("passage").value.trim(),
       question: $("question").value.trim(),
       temperature: Number($("temperature").value),
-      maxTokens: Math.max(1, Number($("tokens").value) || 1),
+      maxTokens: Number($("tokens").value),
       ignoreEnd: query.has("ignore_end"),
     },
   });
