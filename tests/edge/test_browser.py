@@ -184,6 +184,8 @@ def test_a_short_answer_has_no_rate_and_measuring_goes_past_its_end(variants, ne
         assert f"at most {MAX_LEN} tokens" in page.evaluate("document.body.innerText")
         assert answered(page) == expected[:1]
         assert "tokens/s" not in page.evaluate(f"{part('figures')}.innerText")
+        page.evaluate(f"{part('tokens')}.value = 0; {part('ask')}.click()")
+        assert page.evaluate(f"{STATE} == 'ready' && document.querySelector('details').open")  # so that it is seen why
         page.evaluate(f"{part('question')}.value = ' '; {part('ask')}.click()")
         assert page.evaluate(f"{STATE} == 'ready' && !{part('question')}.validity.valid")
 
