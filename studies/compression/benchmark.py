@@ -20,6 +20,9 @@ from tradewind.evaluation.variant import load_manifest
 
 Rounds: TypeAlias = Sequence[Mapping[str, float]]
 
+BESIDE = "anchor"
+"""A process of its own, of the anchor's variant too."""
+
 
 def main() -> None:
     params = stage_params("benchmark")
@@ -27,9 +30,9 @@ def main() -> None:
     speed, anchor, seed = build(SpeedPlan, params), plan()["anchor"], context["seed"]
     for name in sys.argv[1:]:
         manifest = load_manifest(VARIANTS, name)
-        turns = take_turns({one: VARIANTS / one for one in dict.fromkeys((name, anchor))}, speed, seed)
+        turns = take_turns({name: VARIANTS / name, BESIDE: VARIANTS / anchor}, speed, seed)
         tags = {"engine": speed.engine, "precision": manifest["precision"]}
-        beside = {"variant": anchor, **ratios(turns[name].rounds, turns[anchor].rounds)}
+        beside = {"variant": anchor, **ratios(turns[name].rounds, turns[BESIDE].rounds)}
         write_speed(name, measurements(*turns[name], speed, seed), params | context, tags, study=STUDY, anchor=beside)
 
 

@@ -5,30 +5,33 @@
 Rates are freed from the machine's drift: each is divided by the anchor's of the same round, and the median of these ratios
 multiplied by the anchor's median over all stages.
 Variants with the same graph are the same program over other numbers, whose speed does not depend on them: their rounds are
-put together.
+put together, and an interval is over processes and their rounds; where one process is all, it is over its rounds alone.
 
 Results: reports/compression.json, pictures beside the study's reports, and a run for each variant that holds all its figures,
 so that MLflow compares them by the tags model, precision, method, recommended, front. `recommended` means within the bounds
 of its distance from its own fp32 weights, and nothing else.
 """
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from studies.compression.frontier_picture import draw
-from studies.compression.places import REPORTS, RUNS, STUDY, SUMMARY, VARIANTS
+from studies.compression.places import REPORTS, RUNS, STUDY, SUMMARY, VARIANTS, planned
 from tradewind import host
 from tradewind.compression.export_onnx import GRAPH_FILE
 from tradewind.config import run, stage_params
-from tradewind.evaluation.bootstrap import median_interval
+from tradewind.errors import UserError
+from tradewind.evaluation.bootstrap import RESAMPLES
 from tradewind.evaluation.results import read_results, read_rows
 from tradewind.evaluation.scores import Row, difference
 from tradewind.files import read_json, write_json
 from tradewind.report.frontier import front, knee
-from tradewind.report.recommended import faults
+from tradewind.report.recommended import faults, used
 from tradewind.report.summary import in_order
 from tradewind.tracking import Measurement, git_commit, record_run
 
@@ -65,24 +68,23 @@ def main() -> None:
 
 
 def variants(seed: int) -> dict[str, dict[str, Any]]:
-    """Name -> all figures of a variant that was evaluated and measured."""
+    """Name -> all figures of each variant of the plan. Raises UserError where one was not evaluated or measured."""
     evaluated, measured, answers = (
         read_results("evaluate", REPORTS),
         read_results("benchmark", REPORTS),
         read_rows(REPORTS),
     )
-    names = in_order(set(evaluated) & set(measured))
+    names = in_order(planned())
+    if lacking := [name for name in names if name not in evaluated or name not in measured]:
+        raise UserError(f"not evaluated or not measured: {', '.join(lacking)}")
     manifests = {name: read_json(VARIANTS / name / "manifest.json") for name in names}
-    rates = pooled({name: manifests[name]["digests"][GRAPH_FILE]["sha256"] for name in names}, measured, seed)
-    return {
-        name: _variant(name, manifests[name], evaluated[name], measured[name]["metrics"], rates[name], answers, seed)
-        for name in names
-    }
+    costs = pooled({name: manifests[name]["digests"][GRAPH_FILE]["sha256"] for name in names}, measured, seed)
+    return {name: _variant(name, manifests[name], evaluated[name], costs[name], answers, seed) for name in names}
 
 
 def pooled(graphs: Mapping[str, str], measured: Mapping[str, Any], seed: int) -> dict[str, dict[str, Any]]:
-    """By variant its rates and times with their intervals (`_ci`), over the rounds of all variants with its graph, and the
-    names of those. graphs: variant -> digest of its graph."""
+    """By variant its rates and times with their intervals (`_ci`), over the rounds of all variants with its graph (one
+    process each); of these the largest peak and the median time to load; and their names. graphs: variant -> digest."""
     anchors = [measured[name]["anchor"] for name in graphs]
     usual = {key: median(one["metrics"][key] for one in anchors) for key in (*RATES, *TIMES)}
     out = {}
@@ -90,18 +92,32 @@ def pooled(graphs: Mapping[str, str], measured: Mapping[str, Any], seed: int) ->
         alike = [name for name in graphs if graphs[name] == graph]
         row: dict[str, Any] = {"timed_with": alike}
         for key, scale in usual.items():
-            rounds = [scale * ratio for name in alike for ratio in measured[name]["anchor"]["rounds"][key]]
-            row |= {key: median(rounds), f"{key}_ci": median_interval(rounds, seed)}
+            processes = [[scale * ratio for ratio in measured[name]["anchor"]["rounds"][key]] for name in alike]
+            row |= {key: median(chain(*processes)), f"{key}_ci": interval(processes, seed)}
+        row["peak_rss_bytes"] = max(measured[name]["metrics"]["peak_rss_bytes"] for name in alike)
+        row["load_s"] = median(measured[name]["metrics"]["load_s"] for name in alike)
         out |= dict.fromkeys(alike, row)
     return out
+
+
+def interval(processes: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
+    """95 % interval of the median of all rounds: processes are drawn anew, and of each drawn one its rounds (the bootstrap
+    of clusters), for rounds of one process are more alike than those of two."""
+    rng, values = np.random.default_rng(seed), np.asarray(processes)
+    count, rounds = values.shape
+    drawn, which = (
+        rng.integers(count, size=(RESAMPLES, count, 1)),
+        rng.integers(rounds, size=(RESAMPLES, count, rounds)),
+    )
+    low, high = np.percentile(np.median(values[drawn, which].reshape(RESAMPLES, -1), axis=1), (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _variant(
     name: str,
     manifest: Mapping[str, Any],
     quality: Mapping[str, Any],
-    speed: Mapping[str, float],
-    rates: Mapping[str, Any],
+    costs: Mapping[str, Any],
     answers: Mapping[str, list[Row]],
     seed: int,
 ) -> dict[str, Any]:
@@ -109,12 +125,10 @@ def _variant(
     row |= {"method": manifest["rules"].get("method", "none"), "disk_bytes": disk_bytes(VARIANTS / name, manifest)}
     row |= {key: quality["metrics"].get(key) for key in QUALITY}
     row |= {f"{key}_ci": quality["intervals"].get(key) for key in QUALITY}
-    row |= rates
-    row |= {key: speed[key] for key in AS_MEASURED}
+    row |= costs
     row["f1_to_teacher"] = difference(answers[name], answers[TEACHER], seed)
     row["f1_to_parent"] = difference(answers[name], answers[manifest["parent"]], seed) if manifest["parent"] else None
-    lost = -row["f1_to_parent"]["value"] if row["f1_to_parent"] else 0.0
-    row["faults"] = faults(manifest["precision"], row, lost)
+    row["faults"] = faults(used(row))
     recommended = not row["faults"] if manifest["parent"] else None  # fp32 is what others are held against
     return row | {"recommended": recommended}
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradewind.report.frontier import front, knee
-from tradewind.report.recommended import faults
+from tradewind.report.recommended import faults, used, verdict
 
 ROWS = st.lists(
     st.builds(
@@ -64,4 +64,25 @@ def test_a_straight_or_short_front_has_no_knee():
     ],
 )
 def test_bounds_are_by_precision_and_each_breach_is_told(precision, kl, top1, loss, count):
-    assert len(faults(precision, {"kl_to_parent": kl, "top1_agreement": top1}, loss)) == count
+    assert len(faults(used(distances(precision, kl, top1, loss)))) == count
+
+
+def distances(precision, kl, top1, loss, wide=0.0):
+    spread = lambda value: [value * (1 - wide), value * (1 + wide)]  # noqa: E731
+    return {
+        "precision": precision, "kl_to_parent": kl, "kl_to_parent_ci": spread(kl), "top1_agreement": top1,
+        "top1_agreement_ci": spread(top1), "f1_to_parent": {"value": -loss, "interval": spread(-loss)[::-1]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kl", "loss", "wide", "said"),
+    [
+        (0.05, 0.01, 0.01, "within"),
+        (0.05, 0.029, 0.1, "within, not for certain"),
+        (0.05, 0.031, 0.1, "F1 3.1 points lower (at most 3), not for certain"),
+        (0.20, 0.029, 0.1, "KL 0.2000 (at most 0.1)"),  # one bound is broken for certain, whatever of the other
+    ],
+)
+def test_a_bound_within_a_figures_interval_is_not_decided(kl, loss, wide, said):
+    assert verdict(used(distances("int4", kl, 0.95, loss, wide))) == said

@@ -8,6 +8,7 @@ from tradewind.report.compression_goals import goals, rounded
 from tradewind.report.compression_models import models, points, strategies
 from tradewind.report.markdown import source, source_of_variants, table
 from tradewind.report.readme import Reports
+from tradewind.report.recommended import used, verdict
 from tradewind.report.serving import found, missing
 from tradewind.report.summary import in_order
 
@@ -28,7 +29,7 @@ def frontier(data: Any) -> str:
             _or_dash(row["kl_to_parent"], "{:.4f}"), _or_dash(row["top1_agreement"], "{:.1f}", 100),
             f"{row['prefill_tokens_per_s']:,.0f}", _rate(row),
             f"{row['decode_cpu_ms_per_token']:.1f}", f"{row['load_s']:.2f}", f"{row['peak_rss_bytes'] / 1e6:,.0f}",
-            "-" if row["recommended"] is None else "; ".join(row["faults"]) or "within",
+            "-" if row["recommended"] is None else verdict(used(row)),
         ])  # fmt: skip
     head = [
         "variant", "M params", "MB on disk", "answer F1 [95 %]", "% of the teacher's", "perplexity", "KL to fp32", "top-1 %",

@@ -16,7 +16,7 @@ def _number(template: str, scale: float = 1.0) -> Format:
 
 COLUMNS: tuple[tuple[str, str, Format], ...] = (
     ("parameters", "M params", _number("{:.1f}", 1e-6)),
-    ("bytes", "MB", _number("{:.1f}", 1e-6)),
+    ("bytes", "weights MB", _number("{:.1f}", 1e-6)),
     ("answer_f1", "answer F1 [95 %]", _number("{:.3f}")),
     ("bits_per_byte", "bits/byte", _number("{:.3f}")),
     ("kl_to_parent", "KL to fp32", _number("{:.4f}")),
