@@ -5,7 +5,7 @@ Named on a front: its ends, its knees, and what answers better for certain than 
 colour and marker tell all but the method; the tables name them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,18 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 
 from tradewind.files import atomic_path
-from tradewind.report.labels import place_labels
-from tradewind.report.plots import plain_ticks
+from tradewind.report.labels import marks, place_labels, point_label
+from tradewind.report.plots import MARKERS, plain_ticks
 from tradewind.report.summary import in_order
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#17becf")
-MARKERS = {"fp32": "o", "int8": "s", "w8a8": "P", "mixed": "D", "int4": "^"}
 PANELS = (
     ("disk_bytes", 1e-6, "on disk, MB (less is better)"),
     ("decode_tokens_per_s", 1.0, "decode, tokens/s, one stream (more is better)"),
     ("peak_rss_bytes", 1e-6, "peak resident memory, MB (less is better)"),
 )
-WAYS = tuple((x, y) for near, far in ((1, 1), (1, 0.3), (0.3, 1)) for y in (-far, far) for x in (near, -near))
-PLACES = tuple((far * x, far * y) for far in (18, 26, 36, 48, 62, 78) for x, y in WAYS)
-"""Where a label may stand from its point, in points, nearest first."""
-MARK = 5
-"""Half of a marker's width, in points."""
 RINGS: Mapping[str, Any] = {"knee": (18, "-"), "knee_within": (13, (0, (2, 2)))}
 """Diameter in points and line of a knee's ring: both are seen where they are one variant's."""
 
@@ -61,7 +54,8 @@ def figure_of(rows: Mapping[str, Mapping[str, Any]], fronts: Mapping[str, Any], 
     figure.suptitle(f"Quality, size, speed and memory of {len(rows)} variants\n{device}", fontsize=11)
     figure.draw_without_rendering()  # places are known from here on
     for axes, (cost, scale, _), (line, labels) in zip(panels, PANELS, drawn, strict=True):
-        place_labels(labels, line, PLACES, _marks(axes, rows.values(), cost, scale))
+        points = ((row[cost] * scale, row["answer_f1"], *row["answer_f1_ci"]) for row in rows.values())
+        place_labels(labels, line, marks(axes, points))
     return figure
 
 
@@ -87,12 +81,7 @@ def _panel(
     axes.grid(alpha=0.25, which="both")
     axes.margins(x=0.16, y=0.08)
     plain_ticks(axes)
-    arrow = {"arrowstyle": "-", "color": "#555555", "lw": 0.6, "shrinkA": 0, "shrinkB": MARK}
-    labels = [
-        axes.annotate(name, (rows[name][cost] * scale, rows[name]["answer_f1"]), xytext=PLACES[0], fontsize=9,
-                      textcoords="offset points", arrowprops=arrow, va="center")
-        for name in named(edge)
-    ]  # fmt: skip
+    labels = [point_label(axes, name, (rows[name][cost] * scale, rows[name]["answer_f1"]), 9) for name in named(edge)]
     return line, labels
 
 
@@ -101,17 +90,6 @@ def named(edge: Mapping[str, Any]) -> list[str]:
     ends = {edge["variants"][0], edge["variants"][-1], edge["knee"], edge["knee_within"]}
     better = {name for name, step in edge["steps"].items() if step["interval"][0] > 0}
     return sorted((ends | better) - {None})
-
-
-def _marks(axes: Axes, rows: Iterable[Mapping[str, Any]], cost: str, scale: float) -> list[Bbox]:
-    """Where markers and their bars are, in pixels."""
-    half = MARK * axes.figure.dpi / 72
-    boxes = []
-    for row in rows:
-        (x, y), low, high = (axes.transData.transform((row[cost] * scale, at))
-                             for at in (row["answer_f1"], *row["answer_f1_ci"]))  # fmt: skip
-        boxes += [Bbox([(x - half, y - half), (x + half, y + half)]), Bbox([(x, low[1]), (x + 1, high[1])])]
-    return boxes
 
 
 def _legend(axes: Axes, colours: Mapping[str, str]) -> None:

@@ -1,4 +1,5 @@
 import pytest
+from matplotlib.text import Text
 
 from tradewind.report.plots import picture, write_plots
 
@@ -24,7 +25,7 @@ def test_labels_are_clear_of_the_front_and_of_each_other(cost, more):
     (axes,) = figure.axes
     line = next(one for one in axes.lines if one.get_linewidth() == 6)
     path = line.get_transform().transform_path(line.get_path())
-    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    boxes = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
     assert sorted(boxes) == sorted(row["variant"] for row in POINTS)
     assert not [name for name, box in boxes.items() if path.intersects_bbox(box, filled=False)]
     assert not [(a, b) for a in boxes for b in boxes if a < b and boxes[a].overlaps(boxes[b])]

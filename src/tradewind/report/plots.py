@@ -14,14 +14,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from tradewind.compression.variant import precision_of, split_name
 from tradewind.files import atomic_path, write_text
 from tradewind.report.frontier import front
-from tradewind.report.labels import place_labels
+from tradewind.report.labels import marks, place_labels, point_label
 
 COLOURS = {"base": "#7f7f7f", "teacher": "#1f77b4", "student": "#d95f02"}
-MARKERS = {"fp32": "o", "int8": "s", "mixed": "D", "int4": "^"}
-PLACES = ((8, 6), (8, -13), (-8, 6), (-8, -13), (8, 18), (8, -25))
-"""Where a label may stand from its point, in points (a negative x: to the left of it), best first."""
+MARKERS = {"fp32": "o", "int8": "s", "w8a8": "P", "mixed": "D", "int4": "^"}
+"""By precision."""
 COLUMNS = ("variant", "answer_f1", "low", "high", "megabytes", "decode_tokens_per_s")
 
 
@@ -84,7 +84,9 @@ def picture(
     plain_ticks(axes)
     axes.grid(alpha=0.25, which="both")
     figure.draw_without_rendering()  # places are known from here on
-    place_labels(labels, line[0], PLACES)
+    place_labels(
+        labels, line[0], marks(axes, ((row[cost], *(row[key] for key in ("answer_f1", "low", "high"))) for row in rows))
+    )
     return figure
 
 
@@ -99,18 +101,17 @@ def plain_ticks(axes: Axes) -> None:
 
 def _point(axes: Axes, row: Mapping[str, Any], cost: str) -> Annotation:
     """Drawn with its interval; returns its label."""
-    model, _, precision = row["variant"].rpartition("-")
+    model, recipe = split_name(row["variant"])
     colour = COLOURS.get(model, "#2ca02c")
     error = [[max(0.0, row["answer_f1"] - row["low"])], [max(0.0, row["high"] - row["answer_f1"])]]
     axes.errorbar(
         row[cost],
         row["answer_f1"],
         yerr=error,
-        fmt=MARKERS.get(precision, "D"),
+        fmt=MARKERS[precision_of(recipe)],
         color=colour,
         ms=8,
         capsize=3,
         zorder=2,
     )
-    at = (row[cost], row["answer_f1"])
-    return axes.annotate(row["variant"], at, xytext=PLACES[0], textcoords="offset points", fontsize=8)
+    return point_label(axes, row["variant"], (row[cost], row["answer_f1"]), 8)
