@@ -130,6 +130,25 @@ def test_the_page_answers_with_the_network_cut_as_the_engine_does(variants, need
         assert not [url for url in page.requests if not url.startswith(address)] and len(page.requests) > 10
 
 
+def test_a_new_version_takes_the_place_of_the_kept_one(variants, needs, tmp_path):
+    expected = greedy(variants)
+    with browser(tmp_path) as open_page:
+        with server(variants) as (address, _):
+            page = open_page(address)
+            page.wait(f"{STATE} == 'ready'")
+            page.wait(f"!{part('saved')}.hidden")
+        port = address.rstrip("/").rpartition(":")[2]
+        with server(variants, "--max-len", "390", "--port", port) as (same, _):
+            assert same == address
+            page = open_page(address)
+            page.wait(f"{STATE} == 'ready'")
+            page.wait(f"!{part('saved')}.hidden")
+        page.call("Page.reload")
+        page.wait(f"performance.getEntriesByType('navigation')[0].type == 'reload' && {STATE} == 'ready'")
+        assert "at most 390 tokens" in page.evaluate("document.body.innerText")
+        assert answered(page) == expected
+
+
 def test_the_page_says_what_a_browser_lacks_or_falls_back_and_can_be_stopped(variants, needs, tmp_path):
     with browser(tmp_path) as open_page, server(variants) as (address, _):
         page = open_page("about:blank")

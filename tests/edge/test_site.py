@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 from starlette.testclient import TestClient
@@ -107,3 +108,14 @@ def test_without_npm_one_line_says_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="npm not found"):
         node_packages(tmp_path)
     assert not list(tmp_path.rglob("node_modules"))
+
+
+def test_files_that_change_under_the_server_are_not_served(folder, tmp_path):
+    folder = shutil.copytree(folder, tmp_path / "site")
+    made = site(folder)
+    asked, address = client(made), made.root + "model/model.onnx.data"
+    assert asked.get(address).status_code == 200
+    (folder / "v" / "model.onnx.data").write_bytes(b"other")
+    assert asked.get(address).status_code == 503 and "start the server again" in asked.get(address).text
+    (folder / "v" / "model.onnx.data").unlink()
+    assert asked.get(address).status_code == 503

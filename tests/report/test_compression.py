@@ -16,8 +16,8 @@ def test_the_verdict_names_only_what_the_intervals_decide():
     rows = [trained("none", 0.01, 0.03, rate=0.0), trained("kl", 0.0, 0.0), trained("a", -0.03, -0.01),
             trained("b", -0.01, 0.02), trained("c", 0.04, 0.05)]  # fmt: skip
     assert verdict({"basis": "kl", "rows": rows}) == (
-        "For certain nearer to the teacher than `kl`: a; further: c; not told from it: 1 of 3 (paired by row, each at 95 %). "
-        "For certain nearer than the untrained model: kl, a; further: c; not told from it: 1 of 4 (intervals beyond `kl` "
+        "On this text, nearer to the teacher than `kl`: a; further: c; not told from it: 1 of 3 (paired by row). "
+        "Nearer than the untrained model: kl, a; further: c; not told from it: 1 of 4 (intervals beyond `kl` "
         "that do not overlap)."
     )
 

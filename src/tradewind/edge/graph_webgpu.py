@@ -1,6 +1,6 @@
 """The WebGPU graph of a variant: the same integers, multiplied as they are, with the cache left on the GPU.
 
-onnxruntime-web's WebGPU build (1.30) has kernels for the operators of `model.onnx`, but for three things:
+onnxruntime-web's WebGPU build (1.30) has kernels for the operators of `model.onnx`, but for two things:
 - `GroupQueryAttention` reads no `query_lengths` and no cache in int8: one row, in float32.
 - Nothing there computes the rotary tables (float64): they are stored, for the positions that the page uses.
 

@@ -47,6 +47,9 @@ def serve(variant: Path, questions: Path, port: int, max_len: int) -> None:
 
 
 def create_app(site: Site) -> Starlette:
+    """What lies in files is served as long as they are those of the start: the page's address stands for their content."""
+    stamps = {address: _stamp(content) for address, content in site.contents.items() if isinstance(content, Path)}
+
     def reply(request: Request) -> Response:
         address = request.url.path
         content = site.contents.get(address)
@@ -55,7 +58,18 @@ def create_app(site: Site) -> Starlette:
         headers = {**HEADERS, "Cache-Control": FOR_EVER if address.startswith(site.root) else ASK_FIRST}
         if isinstance(content, bytes):
             return Response(content, headers=headers, media_type=media_type(address))
+        if _stamp(content) != stamps[address]:
+            return PlainTextResponse("The variant's files have changed: start the server again", 503, headers=HEADERS)
         return FileResponse(content, headers=headers, media_type=media_type(address))
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     return Starlette(routes=[Route("/{path:path}", reply)], middleware=[hosts])
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Tells whether a file is still the same; None where there is none."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -38,14 +38,12 @@ def strategies(data: Any) -> str:
     for one in sorted(part["rows"], key=lambda one: one["kl_to_teacher"]):
         figures = [f"{one[key]:.3f} [{one[f'{key}_ci'][0]:.3f}, {one[f'{key}_ci'][1]:.3f}]"
                    for key in ("kl_to_teacher", "kl_beyond_basis", "cross_entropy")]  # fmt: skip
-        trained = one["tokens_per_s"] > 0
-        rows.append([_name(one), *figures, f"{one['tokens_per_s']:,.0f}" if trained else "-"])
+        rows.append([_name(one), *figures])
     head = [
         "strategy", "KL to the teacher [95 %]", f"beyond `{part['basis']}` [95 %]", "cross-entropy, nats a token [95 %]",
-        "trained tok/s",
     ]  # fmt: skip
     told = f"{part['trained_tokens']:,} tokens each from `{part['initial']}`; {part['judged_tokens']:,} answer tokens judged."
-    told += " One seed: intervals are over the text alone."
+    told += " One training of each: intervals are over the text alone, each at 95 %, not adjusted for their number."
     return f"{table(head, rows)}\n{told}\n\n{verdict(part)}\n{source(part)}"
 
 
@@ -59,8 +57,8 @@ def verdict(part: Mapping[str, Any]) -> str:
     better, worse = _apart(trained, start["kl_beyond_basis_ci"])
     left = len(others) - len(nearer) - len(further)
     return (
-        f"For certain nearer to the teacher than `{basis}`: {_listed(nearer)}; further: {_listed(further)}; not told from "
-        f"it: {left} of {len(others)} (paired by row, each at 95 %). For certain nearer than the untrained model: "
+        f"On this text, nearer to the teacher than `{basis}`: {_listed(nearer)}; further: {_listed(further)}; not told from "
+        f"it: {left} of {len(others)} (paired by row). Nearer than the untrained model: "
         f"{_listed(better)}; further: {_listed(worse)}; not told from it: {len(trained) - len(better) - len(worse)} of "
         f"{len(trained)} (intervals beyond `{basis}` that do not overlap)."
     )

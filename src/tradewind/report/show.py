@@ -125,8 +125,8 @@ SECTIONS: dict[str, Callable[[Reports], str]] = {
 
 
 def remeasure(variant: str | None = None, repeats: int = 3, seed: int = 0) -> Markdown:
-    """Measure `variant` (None: the gate's choice, else the first) now, in a fresh process, beside its recorded
-    rates."""
+    """Measure `variant` (None: the gate's choice, else the first) now, in a fresh process, beside its recorded rates.
+    Time to first token and memory are left out, as the recorded ones are of longer prompts and contexts."""
     reports = Reports(folder("reports"))
     name = variant or reports["gate"]["champion"] or in_order(reports["summary"]["variants"])[0]
     engine = os.environ.get("TRADEWIND_ENGINE", "ort")
@@ -135,8 +135,8 @@ def remeasure(variant: str | None = None, repeats: int = 3, seed: int = 0) -> Ma
     live = {m.name: m for m in measure({name: path}, plan, seed)[name]}
     recorded = read_results("benchmark", folder("reports"))[name]["metrics"]
     lines = [f"`{name}`, engine `{engine}`, median of {repeats} now:", "", "| | recorded | now |", "|---|---:|---:|"]
-    for key in (*FORMULAS, "peak_rss_bytes"):
-        if key in recorded and key != "ttft_ms":  # of another prompt length
+    for key in FORMULAS:
+        if key in recorded and key != "ttft_ms":
             lines.append(f"| {key} | {_plain(recorded[key])} | {_plain(live[key].value)} |")
     return Markdown("\n".join(lines))
 

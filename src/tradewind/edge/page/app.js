@@ -8,6 +8,7 @@
 import { backend, hasWebgpu, missing, threads } from "./features.js";
 
 const $ = (id) => document.getElementById(id);
+const ROOT = new URL(".", import.meta.url);
 const query = new URLSearchParams(location.search);
 const count = threads(Number(query.get("threads")));
 let runtime = "wasm", worker, examples = [];
@@ -41,7 +42,7 @@ const handlers = {
     offer(facts.examples);
     $("ask").disabled = false;
     state("ready");
-    tellSaved(facts.data.map((file) => `model/${file.path}`));
+    tellSaved(facts);
   },
   token({ id, text }) {
     $("answer").append(text);
@@ -132,32 +133,39 @@ async function chooseRuntime() {
   return "wasm";
 }
 
-/** Let the service worker take over, which keeps what comes next. The page works without one. */
+/** Let this page's service worker take over, also from one of an earlier page or model; it keeps what comes next. The page
+    works without one. */
 async function keep() {
   const workers = navigator.serviceWorker;
   if (!workers) return;
+  const script = `/sw.js?${ROOT.pathname}`; // a new page or model has a new address, so its worker is another
   try {
-    await workers.register("/sw.js");
+    await workers.register(script);
     await workers.ready;
   } catch {
     return; // private windows of some browsers refuse: nothing is kept then, and nothing said
   }
-  if (workers.controller) return;
-  await new Promise((resolve) => {
-    workers.addEventListener("controllerchange", resolve, { once: true });
-    setTimeout(resolve, 1000); // a forced reload is never taken over
-  });
+  const deadline = performance.now() + 2000; // a forced reload is never taken over
+  while (!workers.controller?.scriptURL.endsWith(script) && performance.now() < deadline) await pause(20);
 }
 
-/** Say so once the weights and the runtime are in the service worker's cache. */
-async function tellSaved(weights) {
+/** Say so once all that the model needs is in the service worker's cache. */
+async function tellSaved(facts) {
   if (!navigator.serviceWorker?.controller) return;
-  const root = new URL(".", import.meta.url);
-  const cache = await caches.open(`tradewind${root.pathname}`);
-  const names = [...weights, `vendor/onnxruntime/ort-wasm-simd-threaded${runtime === "webgpu" ? ".asyncify" : ""}.wasm`];
-  const found = await Promise.all(names.map((name) => cache.match(new URL(name, root))));
-  if (found.every(Boolean)) $("saved").hidden = false;
-  else setTimeout(tellSaved, 200, weights); // it is still being written
+  const cache = await caches.open(`tradewind${ROOT.pathname}`);
+  const wasm = `vendor/onnxruntime/ort-wasm-simd-threaded${runtime === "webgpu" ? ".asyncify" : ""}.wasm`;
+  const names = ["worker.js", `decoder_${runtime}.js`, "model.json", facts.runtimes[runtime].graph, wasm,
+    ...facts.data.map((file) => `model/${file.path}`)];
+  const deadline = performance.now() + 60_000; // it is still being written; a full disk never ends it
+  while (performance.now() < deadline) {
+    const found = await Promise.all(names.map((name) => cache.match(new URL(name, ROOT))));
+    if (found.every(Boolean)) return ($("saved").hidden = false);
+    await pause(200);
+  }
+}
+
+function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function offer(all) {
