@@ -21,6 +21,7 @@ from typing import Any
 
 from studies.compression.places import REPORTS, RUNS, STUDY, VARIANTS, plan
 from tradewind import host
+from tradewind.compression.export_litert import GET_IT as GET_LITERT
 from tradewind.compression.export_litert import benchmark, export_litert
 from tradewind.config import run
 from tradewind.edge.ask import Ask
@@ -47,6 +48,8 @@ def main() -> None:
     settings = plan()["edge"]
     if executable() is None:
         raise UserError("Chromium is missing (Debian: apt install chromium)")
+    if not LITERT.is_file():
+        raise UserError(GET_LITERT)
     question = longest(settings["characters"])
     rows = [capped(name, question, settings) for name in settings["capped"]]
     rows += [row for name in settings["browser"] for row in in_browser(name, question, settings)]
