@@ -21,8 +21,7 @@ from typing import Any
 
 from studies.compression.places import REPORTS, RUNS, STUDY, VARIANTS, plan
 from tradewind import host
-from tradewind.compression.export_litert import GET_IT as GET_LITERT
-from tradewind.compression.export_litert import benchmark, export_litert
+from tradewind.compression.export_litert import PYTHON, benchmark, export_litert, require
 from tradewind.config import run
 from tradewind.edge.ask import Ask
 from tradewind.edge.capped import CapExceeded, answer_capped
@@ -31,7 +30,6 @@ from tradewind.errors import UserError
 from tradewind.files import read_jsonl, write_json
 from tradewind.tracking import Measurement, git_commit, record_run
 
-LITERT = Path(".venv-litert/bin/python")
 STATE = "document.documentElement?.dataset.state"
 FIGURES = ("load_s", "ttft_s", "decode_tokens_per_s", "peak_rss_bytes")
 UNITS = {"load_s": "s", "ttft_s": "s", "decode_tokens_per_s": "token/s", "peak_rss_bytes": "B"}
@@ -48,8 +46,7 @@ def main() -> None:
     settings = plan()["edge"]
     if executable() is None:
         raise UserError("Chromium is missing (Debian: apt install chromium)")
-    if not LITERT.is_file():
-        raise UserError(GET_LITERT)
+    require()
     question = longest(settings["characters"])
     rows = [capped(name, question, settings) for name in settings["capped"]]
     rows += [row for name in settings["browser"] for row in in_browser(name, question, settings)]
@@ -144,8 +141,8 @@ def number(page: Page, name: str) -> float:
 def in_litert(name: str, settings: Mapping[str, Any]) -> Row:
     with TemporaryDirectory() as folder:
         model = Path(folder) / f"{name}.tflite"
-        export_litert(VARIANTS / name, model, settings["length"], LITERT)
-        found = benchmark(model, settings["tokens"], 2, LITERT)
+        export_litert(VARIANTS / name, model, settings["length"], PYTHON)
+        found = benchmark(model, settings["tokens"], 2, PYTHON)
     kept = {key: found[key] for key in ("load_s", "decode_tokens_per_s", "peak_rss_bytes")}
     kept["timed_tokens"] = found["tokens"]
     row: Row = {"where": "LiteRT, 2 threads", "variant": name}

@@ -3,9 +3,9 @@
     python -m studies.compression.frontier
 
 Rates are freed from the machine's drift: each is divided by the anchor's of the same round, and the median of these ratios
-multiplied by the anchor's median over all stages.
-Variants with the same graph are the same program over other numbers, whose speed does not depend on them: their rounds are
-put together, and an interval is over processes and their rounds; where one process is all, it is over its rounds alone.
+multiplied by the anchor's median over all stages. Variants with the same graph are the same program over other numbers,
+whose speed does not depend on them: their rounds are put together, and an interval is over processes and their rounds; where
+one process is all, it is over its rounds alone.
 
 Results: reports/compression.json, pictures beside the study's reports, and a run for each variant that holds all its figures,
 so that MLflow compares them by the tags model, precision, method, recommended, front. `recommended` means within the bounds

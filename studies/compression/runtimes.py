@@ -12,26 +12,24 @@ from studies.compression.places import REPORTS, RUNS, STUDY, VARIANTS, plan
 from tradewind import host
 from tradewind.compression.compare import Comparison, compare_variant, table
 from tradewind.compression.compare_runtimes import find_llama
-from tradewind.compression.export_litert import GET_IT as GET_LITERT
+from tradewind.compression.export_litert import PYTHON, require
 from tradewind.config import run
 from tradewind.errors import UserError
 from tradewind.files import write_json
 from tradewind.tracking import Measurement, git_commit, record_run
 
-LITERT = Path(".venv-litert/bin/python")
 FORMULA = "KL of the runtime's next-token distribution from JAX in float32 on the same integers, mean over positions"
 
 
 def main() -> None:
     settings = plan()["runtimes"]
     find_llama(None)
-    if not LITERT.is_file():
-        raise UserError(GET_LITERT)
+    require()
     found: dict[str, Comparison] = {}
     for name in settings["variants"]:
         found[name] = compare_variant(
             name, VARIANTS, None, Path("artifacts/corpus"), settings["count"], settings["tokens"], settings["max_len"],
-            settings["threads"], None, LITERT,
+            settings["threads"], None, PYTHON,
         )  # fmt: skip
         print(table(found[name]), flush=True)
         for runtime, row in found[name].rows.items():

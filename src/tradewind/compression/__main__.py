@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tradewind.compression.compare import compare_variant, table
 from tradewind.compression.compare_integers import differing, from_gguf
-from tradewind.compression.export_litert import benchmark, export_litert, integers
+from tradewind.compression.export_litert import PYTHON, benchmark, export_litert, integers
 from tradewind.compression.variant import load_variant
 from tradewind.config import run
 from tradewind.evaluation.variant import load_manifest
@@ -70,13 +70,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
     default = "(default: %(default)s)"
-    python = Path(".venv-litert/bin/python")
     shared.add_argument(
         "--variants", type=Path, metavar="FOLDER", default=Path("artifacts/variants"), help=f"where they are {default}"
     )
     shared.add_argument("--variant", action="append", metavar="NAME", help="default: every quantized one")
     shared.add_argument("--threads", type=positive, default=2, metavar="N", help=f"of each runtime {default}")
-    shared.add_argument("--litert", type=Path, default=python, metavar="PYTHON", help=f"of `make litert` {default}")
+    shared.add_argument("--litert", type=Path, default=PYTHON, metavar="PYTHON", help=f"of `make litert` {default}")
     shared.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     compare = commands.add_parser(
         "compare", parents=[shared], help="the agreement table of all runtimes", description="Of each variant: whether the "

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from tradewind.compression.compare_integers import from_onnx
 from tradewind.compression.export_litert import GET_IT as GET_LITERT
-from tradewind.compression.export_litert import export_litert, logits
+from tradewind.compression.export_litert import PYTHON, export_litert, logits
 from tradewind.compression.export_onnx import export_onnx
 from tradewind.compression.kv_cache import SCALES_FILE
 from tradewind.compression.quantize import Tensor
@@ -74,7 +74,7 @@ class Setup:
     max_len: int
     threads: int = 2
     llama: str | None = None
-    litert: Path = Path(".venv-litert/bin/python")
+    litert: Path = PYTHON
 
 
 Runtime = Callable[[Setup, Sequence[Text]], list[LogProbs]]

@@ -35,6 +35,8 @@ from tradewind.model.weights import weight_table
 
 WORKER = Path(__file__).with_name("export_litert_worker.py")
 GET_IT = "no LiteRT here: `make litert` gets it (470 MB), or pass --litert with a Python that has it"
+PYTHON = Path(".venv-litert/bin/python")
+"""Of the environment that `make litert` makes."""
 WORKER_S = 3600
 
 
@@ -131,10 +133,15 @@ def benchmark(model: Path, tokens: int, threads: int, python: Path) -> dict[str,
     return found
 
 
-def worker(python: Path, *words: str) -> str:
-    """Run a command of the worker; what it printed. Raises UserError with its last words."""
+def require(python: Path = PYTHON) -> None:
+    """Raises UserError where there is no such Python."""
     if not os.access(python, os.X_OK):
         raise UserError(GET_IT)
+
+
+def worker(python: Path, *words: str) -> str:
+    """Run a command of the worker; what it printed. Raises UserError with its last words."""
+    require(python)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     words = (str(python), str(WORKER), *words)
     ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=WORKER_S, env=kept)

@@ -35,8 +35,8 @@ const handlers = {
   },
   ready({ facts, loadMs, fetchMs, sessionMs }) {
     $("progress").hidden = true;
-    $("status").textContent = `${facts.name}: ${(facts.parameters / 1e6).toFixed(1)} million weights, ${mb(facts.runtimes[runtime].bytes)} MB with its tokenizer, ` +
-      `${backend(runtime, count)}, loaded in ${(loadMs / 1000).toFixed(1)} s.`;
+    $("status").textContent = `${facts.name}: ${(facts.parameters / 1e6).toFixed(1)} million weights, ` +
+      `${mb(facts.runtimes[runtime].bytes)} MB with its tokenizer, ${backend(runtime, count)}, loaded in ${(loadMs / 1000).toFixed(1)} s.`;
     Object.assign(document.documentElement.dataset, { loadMs, fetchMs, sessionMs, pageMs: performance.now() });
     $("context").textContent = ` Passage, question and answer: at most ${facts.maxLen} tokens.`;
     offer(facts.examples);
