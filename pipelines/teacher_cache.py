@@ -1,5 +1,6 @@
 """Stage `teacher_cache`: what the teacher says at every answer position, on the student's tokenization."""
 
+import jax
 import numpy as np
 
 from tradewind.compression.teacher_cache import ask_teacher, data_digest, save_cache
@@ -9,6 +10,7 @@ from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf, to_model, weights_digest
 from tradewind.training.data import draw, pack
 from tradewind.training.finetune import DTYPES
+from tradewind.training.loop import check_precision
 from tradewind.training.taps import Taps
 
 TEACHER, STUDENT = "artifacts/teacher", "artifacts/student_init"
@@ -24,7 +26,8 @@ def main() -> None:
     config, flat = load_hf(TEACHER)
     teacher = to_model(config, flat, dtype=DTYPES[params["dtype"]])
     taps = Taps(tuple(params.get("streams", ())), params.get("relation_heads", 0))
-    cache = ask_teacher(teacher, teacher_ids, packed, params["k"], params["rows"], taps)
+    with jax.default_matmul_precision(check_precision(params["matmul_precision"])):
+        cache = ask_teacher(teacher, teacher_ids, packed, params["k"], params["rows"], taps)
     digests = {"teacher": weights_digest(flat), "tokenizer": tokenizer.digest, "data": data_digest(packed)}
     save_cache(CACHE, cache, digests)
     print(f"teacher_cache: {packed.tokens} tokens, {packed.targets} answer positions, top {params['k']}")

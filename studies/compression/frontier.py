@@ -12,13 +12,11 @@ so that MLflow compares them by the tags model, precision, method, recommended, 
 of its distance from its own fp32 weights, and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import numpy as np
 
 from studies.compression.frontier_picture import draw
 from studies.compression.places import REPORTS, RUNS, STUDY, SUMMARY, VARIANTS, planned
@@ -26,7 +24,7 @@ from tradewind import host
 from tradewind.compression.export_onnx import GRAPH_FILE
 from tradewind.config import run, stage_params
 from tradewind.errors import UserError
-from tradewind.evaluation.bootstrap import RESAMPLES
+from tradewind.evaluation.bootstrap import cluster_median_interval
 from tradewind.evaluation.results import read_results, read_rows
 from tradewind.evaluation.scores import Row, difference
 from tradewind.files import read_json, write_json
@@ -93,24 +91,11 @@ def pooled(graphs: Mapping[str, str], measured: Mapping[str, Any], seed: int) ->
         row: dict[str, Any] = {"timed_with": alike}
         for key, scale in usual.items():
             processes = [[scale * ratio for ratio in measured[name]["anchor"]["rounds"][key]] for name in alike]
-            row |= {key: median(chain(*processes)), f"{key}_ci": interval(processes, seed)}
+            row |= {key: median(chain(*processes)), f"{key}_ci": cluster_median_interval(processes, seed)}
         row["peak_rss_bytes"] = max(measured[name]["metrics"]["peak_rss_bytes"] for name in alike)
         row["load_s"] = median(measured[name]["metrics"]["load_s"] for name in alike)
         out |= dict.fromkeys(alike, row)
     return out
-
-
-def interval(processes: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
-    """95 % interval of the median of all rounds: processes are drawn anew, and of each drawn one its rounds (the bootstrap
-    of clusters), for rounds of one process are more alike than those of two."""
-    rng, values = np.random.default_rng(seed), np.asarray(processes)
-    count, rounds = values.shape
-    drawn, which = (
-        rng.integers(count, size=(RESAMPLES, count, 1)),
-        rng.integers(rounds, size=(RESAMPLES, count, rounds)),
-    )
-    low, high = np.percentile(np.median(values[drawn, which].reshape(RESAMPLES, -1), axis=1), (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _variant(

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tradewind.evaluation.bootstrap import macro_interval, macro_mean, median_interval, paired_interval, ratio_interval
+from tradewind.evaluation.bootstrap import (
+    cluster_median_interval,
+    macro_interval,
+    macro_mean,
+    median_interval,
+    paired_interval,
+    ratio_interval,
+)
 
 
 def test_kinds_weigh_the_same_however_many_questions_they_have():
@@ -48,3 +55,11 @@ def test_a_constant_ratio_and_a_constant_median_have_no_width():
     assert median_interval([3.0] * 5, seed=0) == (3.0, 3.0)
     low, high = median_interval([1.0, 2.0, 3.0, 4.0, 100.0], seed=0)
     assert 1 <= low < 3 < high <= 100
+
+
+def test_values_of_one_cluster_are_no_evidence_of_their_own():
+    alike = [[1.0] * 20, [2.0] * 20, [3.0] * 20]
+    low, high = cluster_median_interval(alike, seed=0)
+    assert (low, high) == (1.0, 3.0)
+    one_low, one_high = median_interval([value for cluster in alike for value in cluster], seed=0)
+    assert high - low > one_high - one_low

@@ -107,3 +107,8 @@ def test_gradients_are_clipped_to_the_global_norm(packed):
 def test_impossible_configurations_are_user_errors(model, packed, config, message):
     with pytest.raises(UserError, match=message):
         train(model, PackedExamples(packed), CrossEntropy(), config)
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(UserError, match="unknown precision 'fp8'"):
+        TrainConfig(10, 1, PLAIN, matmul_precision="fp8")

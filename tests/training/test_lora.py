@@ -6,7 +6,7 @@ from flax import nnx
 from tests.training.conftest import TINY
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder
-from tradewind.model.lora import MODULES, AdaptedLinear, LoRAConfig, adapt, adapted, merge
+from tradewind.model.lora import MODULES, AdaptedLinear, LoRAConfig, adapt, adapted, adapted_layers, merge
 from tradewind.model.weights import to_flat
 from tradewind.training.loop import OptimizerConfig, PackedExamples, TrainConfig, train
 from tradewind.training.losses import CrossEntropy
@@ -77,3 +77,20 @@ def test_unusable_choices_are_user_errors(model):
         LoRAConfig(2, 4.0, ("q", "w"))
     with pytest.raises(UserError, match="4 asked for, the model has 3"):
         adapt(model, LoRAConfig(2, 4.0, layers=4), nnx.Rngs(0))
+
+
+def test_in_bfloat16_the_frozen_weights_come_back_as_they_were(packed):
+    model = Decoder(TINY, rngs=nnx.Rngs(0))
+    adapt(model, LoRAConfig(4, 8.0), nnx.Rngs(1))
+    run = TrainConfig(tokens=300, rows=2, optimizer=OptimizerConfig(5e-2), matmul_precision="bfloat16")
+    losses = [
+        entry["loss"]
+        for entry in train(model, PackedExamples(packed), CrossEntropy(), run, trainable=nnx.LoRAParam).log
+    ]
+    assert losses[-1] < losses[0]
+    for module in adapted_layers(model).values():
+        assert np.abs(module.b[...]).max() > 0
+        module.b[...] = jax.numpy.zeros_like(module.b[...])
+    merge(model)
+    before, after = to_flat(Decoder(TINY, rngs=nnx.Rngs(0))), to_flat(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)

@@ -29,14 +29,12 @@ from tradewind.compression.compare_runtimes import (
 )
 from tradewind.compression.variant import load_variant
 from tradewind.errors import UserError
-from tradewind.evaluation.divergence import kl_divergence
+from tradewind.evaluation.divergence import ROUNDING, kl_divergence
 from tradewind.evaluation.questions import Codec, questions, stratified
 from tradewind.evaluation.variant import load_codec, load_manifest
 from tradewind.files import read_jsonl
 
 REFERENCE = "jax"
-ROUNDING = 1e-8
-"""A mean KL below is the rounding of its sum."""
 COLUMNS = (
     "max, mean: difference of log-probabilities, nats; top-1: positions with the same likeliest token; KL: nats, mean; "
     "same answers: prompts whose greedy answer is the same. ort and llama.cpp round activations to 8 bits, so they differ "

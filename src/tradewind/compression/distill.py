@@ -43,7 +43,8 @@ class DistillConfig:
         losses: weight by name of loss. temperature: of the losses `logits` and `reverse`.
         keep_zeros: weights that are 0 in the initial student stay 0.
         on_policy: how much of what is trained on the student samples itself.
-        rows, accumulate, remat, checkpoint_every, optimizer, mesh: see `TrainConfig`. dtype: what is computed in.
+        rows, accumulate, remat, checkpoint_every, optimizer, mesh, matmul_precision: see `TrainConfig`.
+        dtype: what is computed in.
     """
 
     tokens: int
@@ -57,6 +58,7 @@ class DistillConfig:
     remat: bool = False
     dtype: str = "float32"
     checkpoint_every: int = 0
+    matmul_precision: str = "default"
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class DistillConfig:
 
     def train(self, seed: int) -> TrainConfig:
         shared = (self.accumulate, self.remat, self.checkpoint_every)
-        return TrainConfig(self.tokens, self.rows, self.optimizer, *shared, seed=seed, mesh=self.mesh)
+        return TrainConfig(self.tokens, self.rows, self.optimizer, *shared, seed, self.mesh, self.matmul_precision)
 
 
 def distill(

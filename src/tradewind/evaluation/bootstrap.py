@@ -1,4 +1,4 @@
-"""Bootstrap intervals (Efron 1979, percentile method), seeded: stratified by kind, paired, and of a median.
+"""Bootstrap intervals (Efron 1979, percentile method), seeded: stratified by kind, paired, of a median, and in clusters.
 
 The unit that is resampled is the question, within its kind. It does not cover the choice of the kinds or training
 seeds.
@@ -62,6 +62,15 @@ def median_interval(values: Sequence[float], seed: int, resamples: int = RESAMPL
     """95 % interval of the median of a few repeats; with five it is close to their range, and says so by its width."""
     rng = np.random.default_rng(seed)
     return _percentiles(np.median(_resampled(np.asarray(values, float), rng, resamples), axis=1))
+
+
+def cluster_median_interval(clusters: Sequence[Sequence[float]], seed: int, resamples: int = RESAMPLES) -> Interval:
+    """95 % interval of the median of all values: clusters, which have as many values each, are drawn anew, and of each drawn
+    one its values, for values of one cluster (rounds of one process) are more alike than those of two."""
+    rng, values = np.random.default_rng(seed), np.asarray(clusters, float)
+    count, each = values.shape
+    drawn, which = rng.integers(count, size=(resamples, count, 1)), rng.integers(each, size=(resamples, count, each))
+    return _percentiles(np.median(values[drawn, which].reshape(resamples, -1), axis=1))
 
 
 def _resampled(values: NDArray[np.float64], rng: np.random.Generator, resamples: int) -> NDArray[np.float64]:

@@ -23,6 +23,8 @@ from tradewind.evaluation.metrics import log_softmax
 from tradewind.files import atomic_path
 
 KL_FORMULA = "mean over positions of sum p_ref (ln p_ref - ln p), whole vocabulary, in nats"
+ROUNDING = 1e-8
+"""A mean KL below is the rounding of its sum, which may fall below 0."""
 AGREEMENT_FORMULA = "share of positions where both put the same token first"
 
 

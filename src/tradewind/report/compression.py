@@ -4,6 +4,7 @@ command."""
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tradewind.evaluation.divergence import ROUNDING
 from tradewind.report.compression_goals import goals, rounded
 from tradewind.report.compression_models import models, points, strategies
 from tradewind.report.markdown import source, source_of_variants, table
@@ -118,8 +119,6 @@ COLUMNS = (
     "top-1: positions with the same likeliest token; KL: nats, mean over positions; same answers: prompts whose whole greedy "
     "answer is the same."
 )
-ROUNDING = 1e-8
-"""A mean KL below is the rounding of its sum, which may fall below 0 (the limit of `tradewind.compression compare`)."""
 
 
 def _kl(value: float) -> str:

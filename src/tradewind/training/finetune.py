@@ -36,7 +36,7 @@ class FinetuneConfig:
 
     Args:
         length: tokens of a row. tokens: budget of trained tokens. epochs: how often the same samples are seen in it.
-        rows, accumulate, remat, checkpoint_every, optimizer, mesh: see `TrainConfig`.
+        rows, accumulate, remat, checkpoint_every, optimizer, mesh, matmul_precision: see `TrainConfig`.
         dtype: what is computed in; weights stay float32. validation_rows: held-out rows to take the loss of (0: none).
     """
 
@@ -51,6 +51,7 @@ class FinetuneConfig:
     remat: bool = False
     dtype: str = "float32"
     checkpoint_every: int = 0
+    matmul_precision: str = "default"
     validation_rows: int = 0
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
@@ -61,7 +62,7 @@ class FinetuneConfig:
 
     def train(self, seed: int) -> TrainConfig:
         shared = (self.accumulate, self.remat, self.checkpoint_every)
-        return TrainConfig(self.tokens, self.rows, self.optimizer, *shared, seed=seed, mesh=self.mesh)
+        return TrainConfig(self.tokens, self.rows, self.optimizer, *shared, seed, self.mesh, self.matmul_precision)
 
 
 class Finetuned(NamedTuple):

@@ -2,8 +2,9 @@
 
 The life of a run: 1. the number of steps follows from the token budget and the rows of each step, never from a clock;
 2. the state is placed on the mesh; 3. the newest checkpoint is restored, if there is one; 4. each step sums gradients
-over `accumulate` micro-batches, divides by their targets, clips, and updates; 5. every `checkpoint_every` steps the state
-is saved; 6. the trained parameters are put back into the model. It does not know stages, files' names or tracking.
+over `accumulate` micro-batches, each divided by the targets of all, clips, and updates; 5. every `checkpoint_every` steps
+the state is saved; 6. the trained parameters are put back into the model. It does not know stages, files' names or
+tracking.
 """
 
 import time
@@ -20,11 +21,15 @@ from tqdm import tqdm
 
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder
+from tradewind.model.linear import rounded
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.data import Batch, Packed, Schedule
 from tradewind.training.losses import Strategy, Targets
 from tradewind.training.mesh import MeshConfig, make_mesh, place_like, place_rows, place_weights
 from tradewind.training.taps import Taps, run_model
+
+PRECISIONS = ("default", "bfloat16", "float32")
+"""Of `jax.default_matmul_precision`; `tradewind.model.linear` says what bfloat16 does on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class TrainConfig:
     """How a run goes. `tokens`: trained tokens, prompt and answer alike, padding not counted.
 
     A step takes `rows` rows `accumulate` times. `checkpoint_every`: steps between checkpoints, 0 for none.
+    `matmul_precision`: see PRECISIONS. With bfloat16, weights that are not trained are rounded once.
     """
 
     tokens: int
@@ -58,6 +64,17 @@ class TrainConfig:
     checkpoint_every: int = 0
     seed: int = 0
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    matmul_precision: str = "default"
+
+    def __post_init__(self) -> None:
+        check_precision(self.matmul_precision)
+
+
+def check_precision(name: str) -> str:
+    """The name, if it is one of PRECISIONS; raises UserError else."""
+    if name not in PRECISIONS:
+        raise UserError(f"matmul_precision: unknown precision {name!r} (choices: {', '.join(PRECISIONS)})")
+    return name
 
 
 class Examples(Protocol):
@@ -134,7 +151,9 @@ def train(
     mask = kept(weights) if kept else None
     done, (weights, moments), log = _resume(checkpoints, (weights, moments))
     clock = _Clock()
-    with tqdm(total=steps, initial=done, desc=title, unit="step", disable=None) as bar:
+    bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=None)
+    with jax.default_matmul_precision(config.matmul_precision), bar:
+        frozen = jax.tree.map(lambda array: rounded(array) if array.ndim == 2 else array, frozen)
         for number in range(done, steps):
             index = schedule[number]
             feed = place_rows(_stack(examples, index, config.accumulate), mesh)
@@ -186,14 +205,14 @@ def build_step(
     """The compiled step; weights and moments are donated. Gradients reach only the trained weights, so the compiler
     drops the backward pass below the lowest of them and every gradient of frozen weights."""
 
-    def summed_loss(weights: nnx.State, frozen: nnx.State, feed: tuple[Batch, Targets]) -> tuple[jax.Array, Any]:
+    def part_of_loss(weights: nnx.State, frozen: nnx.State, feed: tuple[Batch, Targets], all_targets: jax.Array) -> Any:
         batch, targets = feed
         outputs = run_model(nnx.merge(graph, weights, frozen), batch, remat, taps)
         loss, metrics = strategy(outputs, targets)
-        count = targets.weights.sum()
-        return loss * count, ({"loss": loss * count} | {k: v * count for k, v in metrics.items()}, count)
+        share = targets.weights.sum() / all_targets
+        return loss * share, {name: value * share for name, value in ({"loss": loss} | metrics).items()}
 
-    gradient = jax.grad(summed_loss, has_aux=True)
+    gradient = jax.grad(part_of_loss, has_aux=True)
 
     def step(
         weights: nnx.State,
@@ -203,12 +222,12 @@ def build_step(
         seen: nnx.State | None = None,
         mask: nnx.State | None = None,
     ) -> tuple[nnx.State, optax.OptState, dict[str, jax.Array]]:
-        sums = _accumulate(lambda micro: gradient(weights if seen is None else seen, frozen, micro), feed)
-        grads, (metrics, count) = sums
-        grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
+        all_targets = jnp.maximum(feed[1].weights.sum(), 1.0)
+        grads, metrics = _accumulate(
+            lambda micro: gradient(weights if seen is None else seen, frozen, micro, all_targets), feed
+        )
         grads = grads if mask is None else jax.tree.map(jnp.multiply, grads, mask)
         updates, moments = transform.update(grads, moments, weights)
-        metrics = {name: value / jnp.maximum(count, 1.0) for name, value in metrics.items()}
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return optax.apply_updates(weights, updates), moments, metrics
 
