@@ -1,16 +1,15 @@
 """Stage `teacher_cache`: what the teacher says at every answer position, on the student's tokenization."""
 
-import jax
 import numpy as np
 
 from tradewind.compression.teacher_cache import ask_teacher, data_digest, save_cache
 from tradewind.config import run, stage_params
 from tradewind.files import read_json, read_jsonl
+from tradewind.model.linear import check_precision, precision
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import load_hf, to_model, weights_digest
 from tradewind.training.data import draw, pack
 from tradewind.training.finetune import DTYPES
-from tradewind.training.loop import check_precision
 from tradewind.training.taps import Taps
 
 TEACHER, STUDENT = "artifacts/teacher", "artifacts/student_init"
@@ -26,10 +25,11 @@ def main() -> None:
     config, flat = load_hf(TEACHER)
     teacher = to_model(config, flat, dtype=DTYPES[params["dtype"]])
     taps = Taps(tuple(params.get("streams", ())), params.get("relation_heads", 0))
-    with jax.default_matmul_precision(check_precision(params["matmul_precision"])):
+    check_precision("teacher_cache", params["matmul_precision"])
+    with precision(params["matmul_precision"]):
         cache = ask_teacher(teacher, teacher_ids, packed, params["k"], params["rows"], taps)
     digests = {"teacher": weights_digest(flat), "tokenizer": tokenizer.digest, "data": data_digest(packed)}
-    save_cache(CACHE, cache, digests)
+    save_cache(CACHE, cache, digests | {"matmul_precision": params["matmul_precision"]})
     print(f"teacher_cache: {packed.tokens} tokens, {packed.targets} answer positions, top {params['k']}")
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from tradewind.config import PROFILES, build, compose, run, stage_params
 from tradewind.errors import UserError
+from tradewind.tracking import flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,15 @@ def test_every_profile_composes(root, profile):
     assert params["profile"] == profile
     stages = {path.stem for path in (root / "pipelines").glob("*.py")} - {"acquire"}
     assert stages <= set(params), "each stage has a section of its own name"
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"), [("cpu", "bfloat16"), ("gpu", "default"), ("tpu", "default"), ("nano", "default")]
+)
+def test_one_precision_of_products_holds_in_all_sections(root, profile, expected):
+    params = flatten(compose(profile, folder=root / "conf"))
+    found = {value for key, value in params.items() if key.endswith("matmul_precision")}
+    assert found == {expected}
 
 
 def test_the_committed_parameters_are_those_of_cpu(root):

@@ -63,3 +63,4 @@ def test_values_of_one_cluster_are_no_evidence_of_their_own():
     assert (low, high) == (1.0, 3.0)
     one_low, one_high = median_interval([value for cluster in alike for value in cluster], seed=0)
     assert high - low > one_high - one_low
+    assert cluster_median_interval([[1.0] * 5 + [2.0] * 5] * 3, seed=0) == (1.0, 2.0)  # its values are drawn, too

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tradewind.compression import compare
 from tradewind.report import compression
 from tradewind.report.compression_models import verdict
 from tradewind.report.markdown import source_of_variants
@@ -27,7 +26,6 @@ def test_a_kl_that_is_rounding_is_shown_as_such(kl, shown):
     agreement = {"max": 0.1, "mean": 0.01, "top1": 1.0, "kl": kl, "same_answers": 1.0}
     one = {"variant": "v", "prompts": 1, "positions": 2, "integers": {"ort": 0}, "runtimes": {"litert": agreement}}
     assert f"| 100.0 | {shown} | 100 % |" in compression.runtimes({"runtimes": {"variants": [one], "device": "d"}})
-    assert compression.ROUNDING == compare.ROUNDING
 
 
 def test_runs_of_variants_are_told_by_what_their_ids_share():

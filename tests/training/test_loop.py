@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -7,6 +8,7 @@ from flax import nnx
 from tests.training.conftest import TINY, tiny_samples
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder
+from tradewind.model.linear import precision
 from tradewind.training.data import Schedule, pack
 from tradewind.training.loop import (
     OptimizerConfig,
@@ -42,13 +44,14 @@ def test_loss_of_packed_rows_is_that_of_each_sample_alone(model):
     np.testing.assert_allclose(loss, total / count, rtol=1e-5)
 
 
-def one_step(packed, rows, accumulate, remat=False):
+def one_step(packed, rows, accumulate, remat=False, products="default"):
     model = Decoder(TINY, rngs=nnx.Rngs(0))
     graph, weights, rest = nnx.split(model, nnx.Param, ...)
     transform = optax.sgd(1.0)
     step = build_step(graph, transform, CrossEntropy(), remat)
     feed = _stack(PackedExamples(packed), Schedule(len(packed), rows * accumulate, 0)[0], accumulate)
-    weights, _, metrics = step(weights, transform.init(weights), rest, feed)
+    with precision(products):
+        weights, _, metrics = step(weights, transform.init(weights), rest, feed)
     return jax.tree.leaves(weights), metrics
 
 
@@ -59,6 +62,16 @@ def test_accumulation_and_rematerialization_equal_one_big_batch(packed, rows, ac
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
     np.testing.assert_allclose(metrics["loss"], same["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "accumulate", "remat"), [(6, 1, False), (6, 1, True), (2, 3, False)])
+def test_a_step_in_bfloat16_is_near_that_in_float32_and_not_the_same(packed, rows, accumulate, remat):
+    start = jax.tree.leaves(nnx.state(Decoder(TINY, rngs=nnx.Rngs(0)), nnx.Param))
+    exact, _ = one_step(packed, 6, 1)
+    near, _ = one_step(packed, rows, accumulate, remat, "bfloat16")
+    error = sum(float(jnp.sum((a - b) ** 2)) for a, b in zip(exact, near, strict=True))
+    moved = sum(float(jnp.sum((a - b) ** 2)) for a, b in zip(exact, start, strict=True))
+    assert 0 < error < 1e-3 * moved
 
 
 def test_training_lowers_the_loss_and_stops_when_the_tokens_are_spent(model, packed):
@@ -107,8 +120,3 @@ def test_gradients_are_clipped_to_the_global_norm(packed):
 def test_impossible_configurations_are_user_errors(model, packed, config, message):
     with pytest.raises(UserError, match=message):
         train(model, PackedExamples(packed), CrossEntropy(), config)
-
-
-def test_an_unknown_precision_is_named():
-    with pytest.raises(UserError, match="unknown precision 'fp8'"):
-        TrainConfig(10, 1, PLAIN, matmul_precision="fp8")

@@ -32,24 +32,33 @@ class Slow(PackedExamples):
         return super().take(index)
 
 
-def run(model: Decoder, mesh: MeshConfig, checkpoints: Checkpoints | None = None, lora: bool = False) -> TrainResult:
+def run(
+    model: Decoder,
+    mesh: MeshConfig,
+    checkpoints: Checkpoints | None = None,
+    lora: bool = False,
+    products: str = "default",
+) -> TrainResult:
     if lora:
         adapt(model, LoRAConfig(2, 4.0), nnx.Rngs(1))
-    config = TrainConfig(1200, 8, OptimizerConfig(1e-2, weight_decay=0.1), checkpoint_every=2, mesh=mesh)
+    config = TrainConfig(
+        1200, 8, OptimizerConfig(1e-2, weight_decay=0.1), checkpoint_every=2, mesh=mesh, matmul_precision=products
+    )
     examples = Slow(pack(tiny_samples(40), 24))
     return train(
         model, examples, CrossEntropy(), config, trainable=nnx.LoRAParam if lora else nnx.Param, checkpoints=checkpoints
     )
 
 
-def mesh_losses(data: int, fsdp: int, tensor: int, lora: int) -> list[float]:
-    result = run(Decoder(TINY, rngs=nnx.Rngs(0)), MeshConfig(data, fsdp, tensor), lora=bool(lora))
+def mesh_losses(data: str, fsdp: str, tensor: str, trained: str, products: str) -> list[float]:
+    mesh = MeshConfig(int(data), int(fsdp), int(tensor))
+    result = run(Decoder(TINY, rngs=nnx.Rngs(0)), mesh, lora=trained == "lora", products=products)
     return [entry["loss"] for entry in result.log]
 
 
 def main(mode: str, *arguments: str) -> None:
     if mode == "mesh":
-        print(json.dumps({shape: mesh_losses(*map(int, shape.split(","))) for shape in arguments}))
+        print(json.dumps({shape: mesh_losses(*shape.split(",")) for shape in arguments}))
         return
     model = Decoder(TINY, rngs=nnx.Rngs(0))
     folder, out, *pause = arguments

@@ -21,6 +21,7 @@ from tradewind.compression.prune_refit import solve_ridge
 from tradewind.compression.teacher_cache import TeacherCache, ask_teacher
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder, DecoderConfig
+from tradewind.model.linear import check_precision
 from tradewind.model.weights import Flat, to_flat, to_model
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.data import Packed
@@ -63,6 +64,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         check_dtype("distill", self.dtype)
+        check_precision("distill", self.matmul_precision)
         if self.on_policy.share and self.losses.get("cross_entropy"):
             raise UserError(
                 "distill.losses: cross_entropy would take the student's own samples (on_policy) for the truth"

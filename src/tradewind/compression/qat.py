@@ -7,7 +7,7 @@
    arXiv:2305.17888), at every token, as a variant is judged there, too.
 4. `quantize` gives the very codes that were trained.
 
-Not covered: activations (w8a8), learned scales, int2.
+Not covered: activations (w8a8), learned scales, int2, training in bfloat16 (codes times scales do not fit it).
 """
 
 from collections.abc import Sequence

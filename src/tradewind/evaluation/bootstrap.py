@@ -1,7 +1,7 @@
 """Bootstrap intervals (Efron 1979, percentile method), seeded: stratified by kind, paired, of a median, and in clusters.
 
-The unit that is resampled is the question, within its kind. It does not cover the choice of the kinds or training
-seeds.
+Of answers the unit that is resampled is the question, within its kind. It does not cover the choice of the kinds or
+training seeds.
 """
 
 from collections.abc import Mapping, Sequence

@@ -76,8 +76,8 @@ def _adapted_forward(
 
 
 def _adapted_backward(saved: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array | None, ...]:
-    (x, low, kernel, a, b), dtype, g = saved, g.dtype, rounded(g)
-    low_g = rounded(times_rows(g, b, dtype))
+    (x, low, kernel, a, b), dtype, g = saved, g.dtype, g.astype(saved[0].dtype)
+    low_g = times_rows(g, b, dtype).astype(g.dtype)
     down = times_rows(g, kernel, dtype) + times(low_g, a, dtype)
     return down, None, times(low_g.T, x, dtype), times(low.T, g, dtype)
 

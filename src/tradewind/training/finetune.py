@@ -16,6 +16,7 @@ from flax import nnx
 from tradewind.errors import UserError
 from tradewind.model.adapters import save_adapter
 from tradewind.model.decoder import Decoder, DecoderConfig
+from tradewind.model.linear import check_precision
 from tradewind.model.lora import LoRAConfig, adapt, merge
 from tradewind.model.weights import Flat, to_flat, to_model, weights_digest
 from tradewind.training.checkpoint import Checkpoints
@@ -59,6 +60,7 @@ class FinetuneConfig:
         if self.method not in METHODS:
             raise UserError(f"finetune.method: unknown method {self.method!r} (choices: {', '.join(METHODS)})")
         check_dtype("finetune", self.dtype)
+        check_precision("finetune", self.matmul_precision)
 
     def train(self, seed: int) -> TrainConfig:
         shared = (self.accumulate, self.remat, self.checkpoint_every)

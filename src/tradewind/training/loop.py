@@ -21,15 +21,12 @@ from tqdm import tqdm
 
 from tradewind.errors import UserError
 from tradewind.model.decoder import Decoder
-from tradewind.model.linear import rounded
+from tradewind.model.linear import precision, rounded
 from tradewind.training.checkpoint import Checkpoints
 from tradewind.training.data import Batch, Packed, Schedule
 from tradewind.training.losses import Strategy, Targets
 from tradewind.training.mesh import MeshConfig, make_mesh, place_like, place_rows, place_weights
 from tradewind.training.taps import Taps, run_model
-
-PRECISIONS = ("default", "bfloat16", "float32")
-"""Of `jax.default_matmul_precision`; `tradewind.model.linear` says what bfloat16 does on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class TrainConfig:
     """How a run goes. `tokens`: trained tokens, prompt and answer alike, padding not counted.
 
     A step takes `rows` rows `accumulate` times. `checkpoint_every`: steps between checkpoints, 0 for none.
-    `matmul_precision`: see PRECISIONS. With bfloat16, weights that are not trained are rounded once.
+    `matmul_precision`: see `linear.precision`. With bfloat16, matrices that are not trained are rounded once.
     """
 
     tokens: int
@@ -65,16 +62,6 @@ class TrainConfig:
     seed: int = 0
     mesh: MeshConfig = field(default_factory=MeshConfig)
     matmul_precision: str = "default"
-
-    def __post_init__(self) -> None:
-        check_precision(self.matmul_precision)
-
-
-def check_precision(name: str) -> str:
-    """The name, if it is one of PRECISIONS; raises UserError else."""
-    if name not in PRECISIONS:
-        raise UserError(f"matmul_precision: unknown precision {name!r} (choices: {', '.join(PRECISIONS)})")
-    return name
 
 
 class Examples(Protocol):
@@ -152,8 +139,8 @@ def train(
     done, (weights, moments), log = _resume(checkpoints, (weights, moments))
     clock = _Clock()
     bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=None)
-    with jax.default_matmul_precision(config.matmul_precision), bar:
-        frozen = jax.tree.map(lambda array: rounded(array) if array.ndim == 2 else array, frozen)
+    with precision(config.matmul_precision), bar:
+        frozen = _rounded_kernels(frozen)
         for number in range(done, steps):
             index = schedule[number]
             feed = place_rows(_stack(examples, index, config.accumulate), mesh)
@@ -205,7 +192,9 @@ def build_step(
     """The compiled step; weights and moments are donated. Gradients reach only the trained weights, so the compiler
     drops the backward pass below the lowest of them and every gradient of frozen weights."""
 
-    def part_of_loss(weights: nnx.State, frozen: nnx.State, feed: tuple[Batch, Targets], all_targets: jax.Array) -> Any:
+    def part_of_loss(
+        weights: nnx.State, frozen: nnx.State, feed: tuple[Batch, Targets], all_targets: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         batch, targets = feed
         outputs = run_model(nnx.merge(graph, weights, frozen), batch, remat, taps)
         loss, metrics = strategy(outputs, targets)
@@ -242,6 +231,14 @@ def _accumulate(gradient: Callable[[Any], Any], feed: Any) -> Any:
     shapes = jax.eval_shape(gradient, micro[0])
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(lambda total, m: (jax.tree.map(jnp.add, total, gradient(m)), None), zeros, feed)[0]
+
+
+def _rounded_kernels(weights: nnx.State) -> nnx.State:
+    """Matrices of linear layers as their products see them."""
+    flat = nnx.to_flat_state(weights)
+    return nnx.from_flat_state(
+        [(path, one.replace(rounded(one[...])) if path[-1] == "kernel" else one) for path, one in flat]
+    )
 
 
 def _stack(examples: Examples, index: np.ndarray, accumulate: int) -> tuple[Batch, Targets]:
