@@ -1,6 +1,7 @@
 """Properties of the samples: no leakage between the sides, answers verbatim in the passage, kinds in equal parts."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tradewind.corpus.build import write_corpus
 from tradewind.corpus.families import assign_families, split_of
 from tradewind.corpus.passages import first_sentence
+from tradewind.corpus.phrasings import HELD_OUT, TRAIN
 from tradewind.corpus.prompt import REFUSAL, SYSTEM, user_message
 from tradewind.corpus.questions import KINDS
 from tradewind.corpus.records import Parameter, Record, Sections
@@ -49,6 +51,25 @@ def test_training_asks_every_kind(made):
     assert set(asked) == {*KINDS, "earlier"}
     common = [asked[kind] for kind in KINDS if kind not in ("which", "raises")]
     assert max(common) - min(common) <= 0.1 * max(common)
+
+
+def runs_of_four(wording):
+    words = re.findall(r"[a-z'-]+|\{.\}", wording.lower())
+    return {tuple(words[at : at + 4]) for at in range(len(words) - 3)}
+
+
+@pytest.mark.parametrize("group", HELD_OUT)
+def test_no_training_wording_is_near_a_held_out_one(group):
+    assert not set(TRAIN[group]) & set(HELD_OUT[group])
+    held_out = set().union(*map(runs_of_four, HELD_OUT[group]))
+    assert not [wording for wording in TRAIN[group] if runs_of_four(wording) & held_out]
+
+
+@pytest.mark.parametrize("group", TRAIN)
+def test_wordings_of_a_group_have_the_same_fields_and_occur_once(group):
+    wordings = [*TRAIN[group], *HELD_OUT.get(group, ())]
+    assert len({frozenset(re.findall(r"\{.\}", wording)) for wording in wordings}) == 1
+    assert len(set(wordings)) == len(wordings)
 
 
 def test_no_symbol_alias_or_family_on_two_sides(made):

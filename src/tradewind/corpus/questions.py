@@ -26,6 +26,12 @@ _TYPE_WORDS = re.compile(
     r"sequences?|objects?|iterables?|instances?|class|names?|sets?|flags?|mapping|scalars?|tensors?|matrix|vector|path|if|whether)\b",
     re.IGNORECASE,
 )
+_OTHER_FACTS = re.compile(  # what wordings of `no_fact` ask for
+    r"version|release|thread|\bgil\b|author|maintain|written|memory|complex|fast|speed|time|gpu|compil|numba|deprecat|"
+    r"licen[cs]e|windows|platform|operating system|bug|issue|test|coverage|secur|trust|alternative|equivalent|matlab|"
+    r"fortran|book|popular|private|helper|source file|beginner|removed",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -190,12 +196,12 @@ def unanswerable(shown: Shown, strangers: Sequence[str], key: str, held_out: boo
         elif not item.type and item.text and not _TYPE_WORDS.search(item.text):
             ask("type", p=item.name)
     if not sections.returns and record.kind in ("function", "method") and "return" not in shown.text.lower():
-        ask("no_returns")
+        ask("returns")
     if not sections.raises and record.kind != "module" and not re.search(r"rais|error|exception", shown.text, re.I):
-        ask("no_raises", e=("ValueError", "TypeError", "KeyError")[chance("error", key, record.id) % 3])
+        ask("raises", e=("ValueError", "TypeError", "KeyError")[chance("error", key, record.id) % 3])
     if "Example:" not in shown.text and record.kind in ("function", "class", "method"):
-        ask("no_example")
-    if not re.search(r"version|thread|author|memory|complex|fast|deprecat|speed|time|gpu", shown.text, re.I):
+        ask("how")
+    if not _OTHER_FACTS.search(shown.text):
         ask("no_fact")
     return sorted(found, key=lambda q: chance("unanswerable", key, q.text))
 
