@@ -48,10 +48,19 @@ def main() -> None:
     check_profile(options.profile)
     with exclusive(root / ".tradewind" / "lock"):
         params = compose(options.profile, options.overrides)
+        refuse_early(params, root)
         folder = root if options.profile == "cpu" else working_copy(root, options.profile)
         write_params(params, folder / "params.yaml")
         if not options.compose_only:
             reproduce(root, folder, params)
+
+
+def refuse_early(params: dict[str, Any], root: Path) -> None:
+    """What a stage would refuse only after those that train. Raises UserError."""
+    from tradewind.compression.quantize_section import read_section
+
+    variables = {key: value for part in read_params(root / "dvc.yaml")["vars"] for key, value in part.items()}
+    read_section(params["quantize"], [name for name in variables["variants"] if not name.endswith("-fp32")])
 
 
 @contextmanager

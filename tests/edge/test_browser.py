@@ -176,6 +176,11 @@ def test_the_page_says_what_a_browser_lacks_or_falls_back_and_can_be_stopped(var
         page.wait(f"{STATE} == 'ready'")
         assert "Shorten the documentation" in page.evaluate(f"{part('problem')}.textContent")
 
+        page = open_page(f"{address}?threads=1.5&thread=2&runtime=foo")
+        page.wait(f"{STATE} == 'ready'")
+        assert "address: threads=1.5, thread=2, runtime=foo" in page.evaluate(f"{part('problem')}.textContent")
+        assert ", 1.5 threads" not in page.evaluate(f"{part('status')}.textContent")
+
 
 def test_the_same_answers_come_from_webgpu_where_it_is_and_else_from_wasm(variants, needs, tmp_path):
     expected = greedy(variants)[:8]

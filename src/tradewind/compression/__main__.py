@@ -9,11 +9,15 @@ from pathlib import Path
 
 from tradewind.compression.compare import compare_variant, table
 from tradewind.compression.compare_integers import differing, from_gguf
+from tradewind.compression.compare_runtimes import find_llama
 from tradewind.compression.export_litert import PYTHON, benchmark, export_litert, integers
 from tradewind.compression.variant import load_variant
 from tradewind.config import run
+from tradewind.errors import UserError
 from tradewind.evaluation.variant import load_manifest
 from tradewind.files import write_json
+
+COUNT = 20
 
 
 def main() -> None:
@@ -23,7 +27,7 @@ def main() -> None:
 
 def run_compare(given: argparse.Namespace) -> None:
     made = []
-    for name in given.variant or quantized(given.variants):
+    for name in chosen(given):
         result = compare_variant(
             name,
             given.variants,
@@ -38,15 +42,14 @@ def run_compare(given: argparse.Namespace) -> None:
         )
         print(table(result), end="\n\n", flush=True)
         made.append(result.as_json())
-    if given.json:
-        write_json(given.json, {"variants": made})
+        if given.json:
+            write_json(given.json, {"variants": made})
 
 
 def run_litert(given: argparse.Namespace) -> None:
     """Export, read the integers back, time the decode step."""
     made = {}
-    for name in given.variant or quantized(given.variants):
-        load_manifest(given.variants, name)
+    for name in chosen(given):
         folder, out = given.variants / name, given.out / f"{name}.tflite"
         export_litert(folder, out, given.length, given.litert)
         wrong = differing(from_gguf(folder, load_variant(folder)), integers(out, given.litert))
@@ -56,8 +59,20 @@ def run_litert(given: argparse.Namespace) -> None:
         speed = f"{found['decode_tokens_per_s']:.1f} tok/s decode, load {found['load_s']:.2f} s"
         print(f"{out}: {size:.1f} MB, {same}; {speed}, peak RSS {peak:.0f} MiB", flush=True)
         made[name] = found
-    if given.json:
-        write_json(given.json, {"variants": made})
+        if given.json:
+            write_json(given.json, {"variants": made})
+
+
+def chosen(given: argparse.Namespace) -> list[str]:
+    """Names of the variants, once it is known that all of them, and the runtimes that were asked for, are there."""
+    if "llama" in given and given.llama:
+        find_llama(given.llama)
+    if given.litert != PYTHON and not given.litert.is_file():
+        raise UserError(f"--litert {given.litert}: no such file")
+    names: list[str] = given.variant or quantized(given.variants)
+    for name in names:
+        load_manifest(given.variants, name)
+    return names
 
 
 def quantized(variants: Path) -> list[str]:
@@ -79,13 +94,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     compare = commands.add_parser(
         "compare", parents=[shared], help="the agreement table of all runtimes", description="Of each variant: whether the "
-        "integers in its files are the same, and how the runtimes agree on prompts. A minute or two a variant.")  # fmt: skip
-    compare.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL of messages or prompt, or a plain text file, "
-                         "a prompt a line; without it, questions of the test set")  # fmt: skip
+        "integers in its files are the same, and how the runtimes agree on prompts. Some minutes a variant, most of them of "
+        "LiteRT.")  # fmt: skip
+    compare.add_argument("--prompts", type=Path, metavar="FILE", help="*.jsonl: rows of messages or prompt; another name: a "
+                         "prompt a line; without it, questions of the test set")  # fmt: skip
     compare.add_argument(
         "--corpus", type=Path, metavar="FOLDER", default=Path("artifacts/corpus"), help=f"has the test set {default}"
     )
-    compare.add_argument("--count", type=positive, default=20, metavar="N", help=f"questions of the test set {default}")
+    compare.add_argument("--count", type=positive, metavar="N", help=f"questions of the test set (default: {COUNT})")
     compare.add_argument("--tokens", type=positive, default=8, metavar="N", help=f"of each answer {default}")
     compare.add_argument(
         "--max-len", type=int, default=1024, metavar="N", help=f"tokens of prompt and answer {default}"
@@ -102,7 +118,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     litert.set_defaults(command=run_litert)
     given = parser.parse_args(argv)
     if "length" in given and given.tokens >= given.length:
-        parser.error("--tokens must be less than --length")
+        litert.error("--tokens must be less than --length")
+    if "count" in given:
+        if given.prompts and given.count:
+            compare.error("--count is of the test set's questions: not with --prompts")
+        given.count = given.count or COUNT
     return given
 
 

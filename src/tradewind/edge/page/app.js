@@ -3,14 +3,18 @@
 // The life of the page: 1. a service worker takes over, so that what is loaded is kept for the next time; 2. the worker
 // loads the model; 3. each question goes to it and its tokens come back one by one. The state is told to the document
 // (`data-state`: loading, ready, answering, failed), for styles and tests. The address may say `?runtime=webgpu`,
-// `?threads=N`, and for measuring `ignore_end`: an answer then goes on past its end, to the most tokens.
+// `?threads=N`, and for measuring `ignore_end`: an answer then goes on past its end, to the most tokens. What else it says
+// is told to be wrong, and left aside.
 
 import { backend, hasWebgpu, missing, threads } from "./features.js";
 
 const $ = (id) => document.getElementById(id);
 const ROOT = new URL(".", import.meta.url);
 const query = new URLSearchParams(location.search);
-const count = threads(Number(query.get("threads")));
+const OTHER = "WebAssembly may run: choose it as the runtime in the options.";
+const OPTIONS = { runtime: /^(wasm|webgpu)$/, threads: /^[1-9]\d*$/, ignore_end: /^/ };
+const wrong = [...query].filter(([name, value]) => !OPTIONS[name]?.test(value)).map((pair) => pair.join("="));
+const count = threads(OPTIONS.threads.test(query.get("threads")) ? Number(query.get("threads")) : 0);
 let runtime = "wasm", worker, examples = [];
 
 start();
@@ -18,6 +22,7 @@ start();
 async function start() {
   state("loading");
   listen();
+  if (wrong.length) notice(`Not understood in the address: ${wrong.join(", ")} (it takes runtime=wasm or webgpu, threads=1 or more).`);
   const lack = missing();
   if (lack) return fail(lack);
   await keep();
@@ -30,6 +35,7 @@ async function start() {
 
 const handlers = {
   progress({ done, total }) {
+    if (document.documentElement.dataset.state !== "loading") return; // another file's failure came first
     $("progress").value = done / total;
     $("status").textContent = done < total ? `Loading ${mb(done)} of ${mb(total)} MB …` : "Preparing the model …";
   },
@@ -61,7 +67,7 @@ const handlers = {
     finish();
   },
   problem(line) {
-    if (document.documentElement.dataset.state === "loading") fail(line);
+    if (document.documentElement.dataset.state === "loading") fail(runtime === "webgpu" ? `${line} ${OTHER}` : line);
     else finish(line);
   },
 };
@@ -118,9 +124,13 @@ function finish(problem = "") {
 function fail(line) {
   $("progress").hidden = true;
   $("status").textContent = "The model cannot run here.";
+  notice(line);
+  state("failed");
+}
+
+function notice(line) {
   $("problem").textContent = line;
   $("problem").hidden = false;
-  state("failed");
 }
 
 /** "webgpu" where the address asks for it and the browser has it, else "wasm". */
@@ -128,8 +138,7 @@ async function chooseRuntime() {
   const [asked, present] = [query.get("runtime") === "webgpu", await hasWebgpu()];
   $("webgpu").disabled = !present;
   if (!asked || present) return ($("runtime").value = asked ? "webgpu" : "wasm");
-  $("problem").textContent = "This browser has no WebGPU: the model runs in WebAssembly.";
-  $("problem").hidden = false;
+  notice("This browser has no WebGPU: the model runs in WebAssembly.");
   return "wasm";
 }
 
@@ -159,7 +168,10 @@ async function tellSaved(facts) {
   const deadline = performance.now() + 60_000; // it is still being written; a full disk never ends it
   while (performance.now() < deadline) {
     const found = await Promise.all(names.map((name) => cache.match(new URL(name, ROOT))));
-    if (found.every(Boolean)) return ($("saved").hidden = false);
+    if (found.every(Boolean)) {
+      $("saved").title = `With this runtime, ${backend(runtime, count)}`;
+      return ($("saved").hidden = false);
+    }
     await pause(200);
   }
 }
