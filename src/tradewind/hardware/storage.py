@@ -1,0 +1,43 @@
+"""From a recipe's rules to what a roofline needs to know of them: bits by kind of matrix, and the dtype of products."""
+
+from collections.abc import Sequence
+
+from tradewind.compression.rules import Rule, deciding
+from tradewind.errors import UserError
+from tradewind.hardware.roofline import Storage
+
+TENSORS = {
+    "table": "model.embed_tokens.weight",
+    **{kind: f"model.layers.0.self_attn.{kind}_proj.weight" for kind in ("q", "k", "v", "o")},
+    **{kind: f"model.layers.0.mlp.{kind}_proj.weight" for kind in ("gate", "up", "down")},
+}
+"""Kind of matrix -> name of one such tensor."""
+BITS = {"float32": 32.0, "int8": 8.5, "int4": 4.5, "w8a8": 8.0}
+"""Of a weight, with the 16 bits that each block of 32 has as its scale; a row's one scale is left out."""
+ENGINES = ("ort", "jax")
+
+
+def storage(name: str, rules: Sequence[Rule], engine: str) -> Storage:
+    """Weights of a recipe as an engine keeps and multiplies them; no rules: float weights.
+
+    ort: as they are, products by the kernel of their dtype, attention in float32; keys and values in int8 where weights
+    are quantized. jax on an accelerator: everything in bfloat16, quantized weights widened as they are loaded.
+
+    Raises:
+        UserError: an engine that is not one of ENGINES, or a kind of matrix that no rule decides.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"no roofline of engine {engine!r} (choices: {', '.join(ENGINES)})")
+    if engine == "jax":
+        return Storage(name, {"other": 16.0}, {"other": "bfloat16"})
+    if not rules:
+        return Storage(name, {"other": 32.0}, {"other": "float32"}, 32, 32)
+    dtypes = {}
+    for kind, tensor in TENSORS.items():
+        rule = deciding(rules, tensor)
+        if rule is None:
+            raise UserError(f"{name}: no rule decides {tensor}")
+        dtypes[kind] = rule.dtype
+    bits = {kind: BITS[dtype] for kind, dtype in dtypes.items()}
+    cache = 8 if set(dtypes.values()) != {"float32"} else 32
+    return Storage(name, bits | {"other": 32.0}, dtypes | {"other": "float32"}, cache, 32)
