@@ -1,6 +1,6 @@
 """Devices as data: one file each in conf/hardware/, every figure with the source and the day that it was looked up.
 
-Figures are vendors' or others' claims; what a machine at hand reaches is measured (`tradewind.hardware.peaks`).
+Figures are vendors' or others' claims; what a machine at hand reaches has to be measured.
 Not covered: parts of a device (MIG), several in one server, prices of long contracts.
 """
 
