@@ -33,7 +33,7 @@ HEAVY = {
     "onnx_ir",
     "fastapi",
 }
-ASK = 'from tradewind.edge.answer import Ask, answer; answer(Ask({folder!r}, "q"), print)'
+ASK = 'from tradewind.edge.answer import Ask, answer; answer(Ask({folder!r}, "q", max_tokens=20), print)'
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_rate_is_of_enough_tokens_and_measuring_goes_past_the_end(variants, mo
     every = frozenset(range(VOCABULARY))
     monkeypatch.setattr(answer, "prepare", lambda folder, ask: replace(prepare(folder, ask), ends=every))
     folder, quiet = str(variants / "base-int4"), list[object]().append
-    short = answer.answer(Ask(folder, "q"), quiet)
+    short = answer.answer(Ask(folder, "q", max_tokens=20), quiet)
     assert (short.tokens, short.finish_reason, short.tokens_per_s, short.cpu_s_per_token) == (1, "stop", None, None)
     on = answer.answer(Ask(folder, "q", max_tokens=LEAST_TIMED, ignore_end=True), quiet)
     assert (on.tokens, on.finish_reason) == (LEAST_TIMED, "length") and on.tokens_per_s and on.cpu_s_per_token
@@ -119,7 +119,7 @@ def test_a_variant_of_a_study_is_named(tmp_path, monkeypatch):
         (("--variant", "base-int9", "q"), "unknown variant 'base-int9' (choices: base-int4)"),
         (("--memory-mib", "0", "q"), "--memory-mib must be at least 1"),
         (("--passage", "/nowhere/p.txt", "q"), "--passage /nowhere/p.txt: "),
-        (("q" * 200,), "tokens, the context of base-int4 is 128"),
+        (("q" * 200,), "the context of base-int4 is 128 tokens: after a prompt of"),
         (("--max-tokens", "0", "q"), "--max-tokens must be at least 1"),
         (("--temperature", "nan", "q"), "--temperature must be a number"),
         (("--seed", "-1", "q"), "--seed must be at least 0"),

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,15 @@ def answer(ask: Ask, emit: Emit) -> Figures:
     manifest = load_variant(folder, verify=False)
     words = prepare(folder, ask)
     release_memory()
-    most = min(ask.max_tokens, manifest.max_position - len(words.prompt))
-    if most < 1:
+    room = manifest.max_position - len(words.prompt)
+    if ask.max_tokens > room:
         raise UserError(
-            f"the prompt has {len(words.prompt)} tokens, the context of {manifest.name} is {manifest.max_position}"
+            f"the context of {manifest.name} is {manifest.max_position} tokens: after a prompt of {len(words.prompt)} "
+            f"there is room for {max(0, room)}, not {ask.max_tokens}"
         )
-    engine = open_engine(folder, manifest, len(words.prompt) + most)
+    engine = open_engine(folder, manifest, len(words.prompt) + ask.max_tokens)
     load_ms = 1000 * (time.perf_counter() - started)
-    return _generate(engine, words, replace(ask, max_tokens=most), load_ms, manifest.name, emit)
+    return _generate(engine, words, ask, load_ms, manifest.name, emit)
 
 
 def prepare(folder: Path, ask: Ask) -> Words:

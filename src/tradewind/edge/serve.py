@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tradewind.edge.packages import node_packages
-from tradewind.edge.site import Site, build_site, media_type
+from tradewind.edge.site import Site, build_site, checked, media_type
 from tradewind.serving.server import bind
 
 HOST = "127.0.0.1"
@@ -39,6 +39,7 @@ HEADERS = {
 def serve(variant: Path, questions: Path, port: int, max_len: int) -> None:
     """Until it is told to end. Raises UserError for a taken port, a bad variant, or missing libraries."""
     listener = bind(HOST, port)
+    checked(variant, max_len)  # before libraries are fetched
     site = build_site(variant, questions, node_packages(HOME), max_len)
     listener.listen()  # who reads the address may come at once
     print(f"{variant.name} in the browser: http://{HOST}:{listener.getsockname()[1]}/", flush=True)

@@ -57,13 +57,19 @@ class Site:
     root: str
 
 
-def build_site(variant: Path, questions: Path, packages: Path, max_len: int) -> Site:
-    """Raises UserError for a folder that is no variant, a context that it has not, or libraries that are not there."""
+def checked(variant: Path, max_len: int) -> Manifest:
+    """Raises UserError for a folder that is no variant for ONNX Runtime, or a context that it has not."""
     manifest = load_variant(variant)
     if "ort" not in manifest.files:
         raise UserError(f"{variant}: no files for ONNX Runtime (engines: {', '.join(sorted(manifest.files))})")
     if not 2 <= max_len <= manifest.max_position:
         raise UserError(f"--max-len must be in 2..{manifest.max_position} for {manifest.name}, not {max_len}")
+    return manifest
+
+
+def build_site(variant: Path, questions: Path, packages: Path, max_len: int) -> Site:
+    """Raises UserError as `checked`, and for libraries that are not there."""
+    manifest = checked(variant, max_len)
     graphs = {"wasm": wasm_graph(variant), "webgpu": webgpu_graph(variant, max_len)}
     facts = model_facts(manifest, graphs, questions, max_len)
     parts: dict[str, bytes | Path] = {"model.json": json.dumps(facts).encode()}
