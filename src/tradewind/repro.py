@@ -40,7 +40,7 @@ STAGE = re.compile(r"Running stage '([^']+)'")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tradewind.repro", description="Run the main job of a profile.")
     parser.add_argument("profile", help=f"one of {', '.join(PROFILES)}")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. finetune.learning_rate=1e-4")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. finetune.optimizer.learning_rate=1e-4")
     parser.add_argument("--compose-only", action="store_true", help="write params.yaml and stop")
     options = parser.parse_args()
     root = Path.cwd()

@@ -78,6 +78,15 @@ def test_llama_cpp_loads_the_gguf_and_says_nearly_the_same(tmp_path, precision):
     assert row.top1 > 0.9
 
 
+def test_what_sums_to_one_only_nearly_has_the_divergence_of_what_it_stands_for():
+    first, second = np.random.default_rng(0).normal(size=(2, 1, 50))
+    a, b = (row - np.log(np.exp(row).sum()) for row in (first, first + 0.001 * second))
+    exact = float((np.exp(a) * (a - b)).sum())
+    assert 0 < exact < 1e-6
+    found = agreement([a], [b + 3e-5])  # probabilities that sum to 1.00003
+    assert found.kl == pytest.approx(exact, rel=1e-6)
+
+
 def test_agreement_of_a_case_by_hand():
     uniform, tilted = np.zeros((1, 2), np.float32), np.log(np.array([[3.0, 1.0]], np.float32))
     first = [log_softmax(tilted), log_softmax(tilted)]

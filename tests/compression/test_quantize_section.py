@@ -41,6 +41,16 @@ def test_the_committed_section_is_read():
         ("recipes.int8.method", "magic", "recipe int8: unknown quantization method 'magic'"),
         ("recipes.int8.method", "qat", "recipe int8: method qat: `training`"),
         ("recipes.int8.rules", [], "recipe int8: no rules"),
+        (
+            "recipes.int8.rules",
+            [{"tensors": ".*q_proj.*", "dtype": "int8"}],
+            "recipe int8: no quantization rule matches model.emb",
+        ),
+        (
+            "recipes.int8.rules",
+            [{"tensors": ".*", "dtype": "int8"}, {"tensors": "lm_head", "dtype": "int4"}],
+            "recipe int8: quantization rule that decides no tensor: lm_head",
+        ),
         ("recipes.int8.rules", [{"tensors": "(", "dtype": "int8"}], r"rule '\(' is not a regular expression"),
         ("recipes.int8.rules", [{"tensors": ".*", "dtype": "int3"}], "unknown dtype 'int3'"),
         ("recipes.int4-qat.training.tokens", 0, "recipe int4-qat: training.tokens must be at least 1, not 0"),

@@ -2,7 +2,7 @@ import pytest
 
 from tradewind import tracking
 from tradewind.errors import UserError
-from tradewind.files import read_json
+from tradewind.files import read_json, write_json
 from tradewind.report.build import build_report, publish
 from tradewind.report.gate import GateRules
 
@@ -76,3 +76,10 @@ def test_publishing_moves_the_champion_and_imports_every_run(built, folders, mon
     publish(folders)
     assert tracking.champion("nano") == "teacher-int8", "a store that is lost is made again"
     assert tracking.import_runs(folders.reports / "runs") == 0
+
+
+def test_figures_made_elsewhere_and_earlier_keep_their_device_and_commit(folders):
+    for name, device in (("teacher-fp32", "a CPU"), ("teacher-int8", "a CPU"), ("base-fp32", "another")):
+        write_json(folders.reports / "runs" / f"benchmark-{name}.json", {"device": device, "git_commit": "abc"})
+    built = build_report(RULES, "nano", 0, folders).summary
+    assert (built["device"], built["git_commit"]) == ("another and a CPU", "abc")

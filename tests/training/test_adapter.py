@@ -38,7 +38,12 @@ def test_what_it_trains_can_be_read_and_names_its_base(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize(
     ("lines", "said"),
-    [("", "no conversation"), ('{"messages": []}\n', "line 1"), ('{"messages": [{"role": "user"}]}\n', "line 1")],
+    [
+        ("", "no conversation"),
+        ('{"messages": [{"role": "user", "content": "q"}]}\n', "no answer to learn"),
+        ('{"messages": []}\n', "line 1"),
+        ('{"messages": [{"role": "user"}]}\n', "line 1"),
+    ],
 )
 def test_data_that_is_none(tmp_path: Path, lines: str, said: str) -> None:
     (tmp_path / "chats.jsonl").write_text(lines)

@@ -94,8 +94,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     compare = commands.add_parser(
         "compare", parents=[shared], help="the agreement table of all runtimes", description="Of each variant: whether the "
-        "integers in its files are the same, and how the runtimes agree on prompts. Some minutes a variant, most of them of "
-        "LiteRT.")  # fmt: skip
+        "integers in its files are the same, and how the runtimes agree on prompts. Ten minutes a variant with the default "
+        "questions, most of them of LiteRT: --count or --prompts ask fewer.")  # fmt: skip
     compare.add_argument("--prompts", type=Path, metavar="FILE", help="*.jsonl: rows of messages or prompt; another name: a "
                          "prompt a line; without it, questions of the test set")  # fmt: skip
     compare.add_argument(

@@ -49,6 +49,8 @@ def export_litert(folder: Path, out: Path, length: int, python: Path) -> None:
     manifest = load_variant(folder)
     if "gguf" not in manifest.files:
         raise UserError(f"{folder}: LiteRT export takes quantized variants with a GGUF file; {manifest.name} has none")
+    if length > manifest.max_position:
+        raise UserError(f"--length {length} is beyond the context of {manifest.name}, {manifest.max_position}")
     config, flat, _ = load_gguf(folder / manifest.files["gguf"][0])
     tensors: dict[str, Tensor] = {**flat, **from_gguf(folder, manifest)}
     make_folder(out.parent)

@@ -1,16 +1,20 @@
 """The section `quantize` of params.yaml, read and checked: by the stage, and before a run that reaches it much later."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tradewind.compression.calibration import CalibrationConfig
 from tradewind.compression.recipe import Recipe, read_recipes
+from tradewind.compression.rules import Rule, deciding
 from tradewind.compression.variant import split_name
 from tradewind.config import build
-from tradewind.errors import UserError
+from tradewind.errors import UserError, within
+from tradewind.model.weights import LAYER_TABLE, TABLE
 
 MODELS = ("teacher", "student")
+MOST_LAYERS = 64
+"""Of any model that a rule could be meant for."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,18 @@ class QuantizeSection:
     recipes: dict[str, Recipe]
     wanted: dict[str, list[str]]
     calibration: CalibrationConfig
+
+
+def _check_names(rules: Sequence[Rule]) -> None:
+    """Raises UserError for a tensor of a decoder's first layer that no rule decides, and for a rule that decides none of any
+    layer: the models, which have fewer layers, are made much later."""
+    first = [one.hf for one in (*TABLE, *(weight.at(0) for weight in LAYER_TABLE))]
+    if unmatched := [name for name in first if deciding(rules, name) is None]:
+        raise UserError(f"no quantization rule matches {unmatched[0]}")
+    names = first + [weight.at(layer).hf for layer in range(1, MOST_LAYERS) for weight in LAYER_TABLE]
+    used = {deciding(rules, name) for name in names}
+    if unused := [rule.tensors for rule in rules if rule not in used]:
+        raise UserError(f"quantization rule that decides no tensor: {unused[0]}")
 
 
 def read_section(section: Mapping[str, Any], known: Collection[str] | None = None) -> QuantizeSection:
@@ -32,6 +48,8 @@ def read_section(section: Mapping[str, Any], known: Collection[str] | None = Non
     for name, recipe in recipes.items():
         if not recipe.rules:
             raise UserError(f"recipe {name}: no rules")
+        with within(f"recipe {name}"):
+            _check_names(recipe.rules)
         if recipe.training is not None and recipe.training.tokens < 1:
             raise UserError(f"recipe {name}: training.tokens must be at least 1, not {recipe.training.tokens}")
     wanted: dict[str, list[str]] = {}

@@ -7,7 +7,7 @@ champion.
 4. Fine-tuned variants registered, the alias `champion` moved to the gate's choice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,11 @@ def build_report(rules: GateRules, profile: str, seed: int, folders: Folders = F
     rows = variant_rows(folders.reports, folders.variants, {})
     compared = _comparisons(folders.reports, parents, seed)
     decision = _decision(rows, parents, compared, rules)
-    plots = write_plots(folders.reports / "plots", rows, compared["baselines"], host.device())
+    device, commit = _origin(folders.reports, rows)
+    plots = write_plots(folders.reports / "plots", rows, compared["baselines"], device)
     for name, row in rows.items():
         row["run_id"] = _record(name, row, known[name], folders.reports, profile, seed, plots)
-    summary = write_summary(folders.reports / "summary.json", rows, profile, host.device(), tracking.git_commit())
+    summary = write_summary(folders.reports / "summary.json", rows, profile, device, commit)
     write_json(folders.reports / "comparisons.json", compared)
     write_json(
         folders.reports / "gate.json",
@@ -116,6 +117,17 @@ def _decision(
     baselines = {label: row["answer_f1"] for label, row in compared["baselines"].items()}
     baselines |= {name: row["answer_f1"] for name, row in rows.items() if name.startswith("base-")}
     return decide(rows, parents, against, baselines, rules)
+
+
+def _origin(reports: Path, names: Iterable[str]) -> tuple[str, str | None]:
+    """Device and commit of the benchmarks that figures are of, which may be older than this report: DVC skips what did not
+    change. Several are named all; without records, those of here and now."""
+    paths = [reports / "runs" / f"benchmark-{name}.json" for name in names]
+    records = [read_json(path) for path in paths if path.is_file()]
+    devices, commits = (
+        list(dict.fromkeys(row[key] for row in records if row.get(key))) for key in ("device", "git_commit")
+    )
+    return " and ".join(devices) or host.device(), " and ".join(commits) or tracking.git_commit()
 
 
 def _record(

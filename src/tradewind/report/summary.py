@@ -1,7 +1,7 @@
 """reports/summary.json: one row per variant, made of what `evaluate` and `benchmark` wrote and of the manifests.
 
-`git_commit` is the commit that the working tree stood on when the report was written (`-dirty` where it differed): a
-file inside a commit cannot name that commit itself, so the committed summary names the one that it was measured on.
+`git_commit` is the commit that the working tree stood on when the benchmarks ran (`-dirty` where it differed), `device`
+where they ran: a report that is written again over the same measurements names the same.
 """
 
 from collections.abc import Iterable, Mapping

@@ -50,6 +50,8 @@ def run_server(settings: ServeSettings, profile: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     keys = keyring(settings.keys_file)
     refuse_open_bind(settings.host, keys)
+    if settings.adapters_dir and not Path(settings.adapters_dir).is_dir():  # before anything is loaded
+        raise UserError(f"--adapters-dir {settings.adapters_dir}: no such folder")
     listener = bind(settings.host, settings.port)
     storage = open_storage(settings.limits_storage) if keys else None
     if settings.engine == "jax":

@@ -10,6 +10,8 @@ from tradewind.engine.scheduler import SchedulerSettings
 from tradewind.errors import UserError
 
 T = TypeVar("T")
+CACHES = ("none", "memory", "redis")
+"""Of answers, besides addresses."""
 
 
 def option(default: T, text: str, least: float | None = None) -> T:
@@ -91,6 +93,8 @@ class ServeSettings:
             least, value = one.metadata["least"], getattr(self, one.name)
             if least is not None and not least <= value < math.inf:
                 raise UserError(f"{one.name}: {value} is not a number from {least:g}")
+        if self.cache not in CACHES and not self.cache.startswith(("redis://", "rediss://")):
+            raise UserError(f"cache {self.cache!r}: choose {', '.join(CACHES)} or an address redis://HOST:PORT")
         if self.cache_scope not in ("tenant", "all"):
             raise UserError(f"cache_scope {self.cache_scope!r}: choose tenant or all")
         if self.semantic not in ("off", "shadow") or (self.semantic == "off" and self.semantic_tenants):

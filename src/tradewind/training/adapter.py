@@ -7,6 +7,7 @@ then be served by its own name, beside others, over any variant of that model:
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     given = arguments(argv)
     if given.out.exists():
         raise UserError(f"{given.out}: is there already")
+    if not 0 < given.learning_rate < math.inf:
+        raise UserError(f"--learning-rate must be a number above 0, not {given.learning_rate}")
     choice = FinetuneConfig(
         "lora",
         given.length,
@@ -49,8 +52,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint folder, such as artifacts/student")
     parser.add_argument("--data", type=Path, required=True, help="JSON lines with `messages`")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--tokens", type=int, default=20_000, help="to train on (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=1.0, help="how often the same ones (default: %(default)s)")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=20_000,
+        help="to train on, all in all: data with fewer come again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=float,
+        default=1.0,
+        help="within these, of the same samples; fewer data than that come again anyway (default: %(default)s)",
+    )
     parser.add_argument("--length", type=int, default=256, help="tokens of a row (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=2, help="a step (default: %(default)s)")
     parser.add_argument("--rank", type=int, default=8, help="(default: %(default)s)")
@@ -71,6 +84,8 @@ def conversations(path: Path) -> list[Conversation]:
             raise UserError(f"{path}: line {number} has no `messages` of role and content")
     if not rows:
         raise UserError(f"{path}: no conversation in it")
+    if not any(one["role"] == "assistant" and one["content"].strip() for row in rows for one in row["messages"]):
+        raise UserError(f"{path}: no answer to learn: no message of the role assistant")
     return [row["messages"] for row in rows]
 
 
