@@ -5,8 +5,9 @@ arXiv:1909.08053); the compiler adds the communication. An axis that does not di
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -40,6 +41,12 @@ def make_mesh(config: MeshConfig) -> Mesh:
         raise UserError(
             f"mesh {dict(zip(AXES, shape, strict=True))}: needs {math.prod(shape)} devices, {len(devices)} here"
         )
+    return mesh_over(devices, config)
+
+
+def mesh_over(devices: Sequence[Any], config: MeshConfig) -> Mesh:
+    """The mesh over the first of these devices, which need not be here (see `tradewind.hardware.compiled`)."""
+    shape = (config.data, config.fsdp, config.tensor)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
 
 
@@ -57,27 +64,41 @@ WEIGHTS: dict[str, tuple[str | None, ...]] = {
 
 def place_weights(state: nnx.State, mesh: Mesh) -> nnx.State:
     """The state with every array on the mesh as `WEIGHTS` says."""
-    shardings = jax.tree_util.tree_map_with_path(lambda path, leaf: _sharding(_names(path), leaf.shape, mesh), state)
-    return jax.device_put(state, shardings)
+    return jax.device_put(state, weight_shardings(state, mesh))
+
+
+def weight_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """Where each array of the state (shapes suffice) lies, as `WEIGHTS` says."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _sharding(_names(path), leaf.shape, mesh), state)
 
 
 def place_like(tree: T, reference: nnx.State, mesh: Mesh) -> T:
     """An optimizer state on the mesh: a leaf whose path ends in a parameter's path lies as that parameter does."""
-    known = {_names(path): leaf.sharding for path, leaf in jax.tree_util.tree_flatten_with_path(reference)[0]}
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, reference)
+    return jax.device_put(tree, like_shardings(tree, shardings, mesh))
+
+
+def like_shardings(tree: T, shardings: nnx.State, mesh: Mesh) -> T:
+    """Where each leaf of an optimizer state lies, given where the parameters do."""
+    known = {_names(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(shardings)[0]}
     whole = NamedSharding(mesh, PartitionSpec())
 
     def sharding(path: tuple[object, ...], _: jax.Array) -> NamedSharding:
         names = _names(path)
         return next((known[names[i:]] for i in range(len(names)) if names[i:] in known), whole)
 
-    return jax.device_put(tree, jax.tree_util.tree_map_with_path(sharding, tree))
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def place_rows(tree: T, mesh: Mesh) -> T:
     """Arrays [accumulate, B, ...] with their rows B split over data and fsdp."""
     if mesh.size == 1:
         return tree
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"))))
+    return jax.device_put(tree, row_sharding(mesh))
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
 def _sharding(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
