@@ -118,7 +118,7 @@ def train(request: Request, mesh: Mesh) -> Any:
     ints = partial(_shape, dtype=jnp.int32, sharding=row_sharding(mesh))
     weighted = _shape(place, jnp.float32, row_sharding(mesh))
     batch = Batch(ints(row), ints(row), ints(row), ints(place), ints(place), weighted)  # type: ignore[arg-type]
-    feed = (batch, Targets(ints(place), weighted))
+    feed = (batch, Targets(ints(place), weighted))  # type: ignore[arg-type]
     placed = jax.tree.map(_placed, moments, like_shardings(moments, lies, mesh))
     step: Any = build_step(graph, transform, CrossEntropy(), request.remat)
     return step.lower(jax.tree.map(_placed, weights, lies), placed, frozen, feed, None, None)
