@@ -12,7 +12,7 @@ CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve cluster edge litert llama load study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster edge litert llama tpu load study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,8 @@ $(CLUSTER): requirements-cluster.lock $(STAMP)
 litert: .venv-litert/.installed  ## make .venv-litert (470 MB), in which `python -m tradewind.compression litert` makes and runs .tflite files
 
 llama: .venv-llama/.installed  ## make .venv-llama (130 MB), in which `python -m tradewind.compression compare` runs llama.cpp
+
+tpu: .venv-tpu/.installed  ## make .venv-tpu (1.3 GB), in which `python -m tradewind.hardware compile` compiles for TPUs that are not here
 
 data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
 	@python pipelines/acquire.py $(if $(ACCEPT),--accept)
@@ -93,6 +95,7 @@ lock:  ## resolve the locks anew (needs uv)
 	@uv pip compile pyproject.toml $(addprefix --extra ,pipeline serve load notebooks documented dev) $(COMPILE) -o requirements.lock
 	@uv pip compile pyproject.toml --extra serve --extra cluster --constraint requirements.lock $(COMPILE) -o requirements-cluster.lock
 	@printf '%s\n' litert-converter==0.5.0 ai-edge-litert==2.3.0 flatbuffers numpy 'backports-strenum<1.3' | uv pip compile - $(COMPILE) -o requirements-litert.lock
+	@printf '%s\n' 'jax[tpu]' flax optax numpy safetensors orbax-checkpoint tqdm tokenizers transformers | uv pip compile - --constraint requirements.lock $(COMPILE) -o requirements-tpu.lock
 	@echo xllamacpp==2026.10.11549 | uv pip compile - $(COMPILE) -o requirements-llama.lock
 
 clean:  ## remove what runs made (not the environment, not data/)

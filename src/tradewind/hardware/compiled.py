@@ -69,6 +69,8 @@ def compile_for(
     Raises:
         UserError: no compiler, an unknown device or number of chips, chips that `tensor` does not divide.
     """
+    if chips % program.tensor:
+        raise UserError(f"{chips} chips cannot be split into groups of {program.tensor}")
     request = {
         "platform": "tpu",
         "topology": topology(device, chips),
@@ -81,8 +83,6 @@ def compile_for(
         "dtype": program.dtype,
         "remat": program.remat,
     }
-    if chips % program.tensor:
-        raise UserError(f"{chips} chips cannot be split into groups of {program.tensor}")
     return ask(request, python)
 
 
