@@ -119,7 +119,7 @@ def ask(request: Mapping[str, Any], python: Path) -> dict[str, Any]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: one line a program, memory in MB a chip."""
-    head = "| device | chips | program | rows a chip | length | memory MB a chip | of it arguments | temporary | collectives |"
+    head = "| device | chips | program | rows a chip | length | MB a chip | of it arguments | temporary | collectives |"
     lines = [head, "|---|---:|---|---:|---:|---:|---:|---:|---|"]
     for row in rows:
         first = f"| {row['device']} | {row['chips']} | {row['program']} | {row['rows']} | {row['length']} |"
