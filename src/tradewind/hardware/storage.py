@@ -13,7 +13,7 @@ TENSORS = {
 }
 """Kind of matrix -> name of one such tensor."""
 BITS = {"float32": 32.0, "int8": 8.5, "int4": 4.5, "w8a8": 8.0}
-"""Of a weight, with the 16 bits that each block of 32 has as its scale; a row's scale, of hundreds of weights, is left out."""
+"""Of a weight, with the 16 bits that each block of 32 has as its scale; a row's one scale is left out."""
 ENGINES = ("ort", "jax")
 
 

@@ -1,0 +1,151 @@
+"""Devices, what a roofline says of a model on them, and what a compiler says of chips that are not here.
+
+python -m tradewind.hardware devices
+python -m tradewind.hardware estimate [--device NAME ...] [--model FOLDER] [--rows N ...] [--context N] [--bits B ...]
+python -m tradewind.hardware compile --device NAME [--chips N ...] [--program NAME ...] [--json FILE]
+"""
+
+import argparse
+from pathlib import Path
+
+from tradewind.config import run
+from tradewind.errors import UserError
+from tradewind.files import read_json, write_json
+from tradewind.hardware.compiled import PROGRAMS, PYTHON, TOPOLOGIES, Program, compile_for
+from tradewind.hardware.compiled import table as compiled_table
+from tradewind.hardware.device import Device, load_device, names
+from tradewind.hardware.roofline import Estimate, Storage, decode, max_rows, prefill
+from tradewind.model.config import DecoderConfig
+
+PREFERRED = ("bfloat16", "float16", "float32")
+"""What float products run in, the first that a device has."""
+
+
+def main() -> None:
+    given = arguments()
+    given.command(given)
+
+
+def run_devices(given: argparse.Namespace) -> None:
+    """The table of devices, dense peaks."""
+    head = "| name | device | bf16 TFLOP/s | int8 | memory GB | GB/s | power W | $/h | not read but recalled |"
+    print(f"{head}\n|---|---|---:|---:|---:|---:|---:|---:|---|")
+    for name in names():
+        device = load_device(name)
+        peaks, price = device.peak_tflops, device.price_usd_hour
+        recalled = sorted({key for source in device.sources if source.confidence == "recalled" for key in source.of})
+        cells = [name, device.name, *(_said(peaks.get(dtype)) for dtype in ("bfloat16", "int8")), _said(device.memory_gb),
+                 _said(device.bandwidth_gbs), _said(device.power_w),
+                 f"{price.low:.2f} to {price.high:.2f}" if price else "-", ", ".join(recalled) or "-"]  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
+
+
+def run_estimate(given: argparse.Namespace) -> None:
+    """Bounds (no program is faster) and estimates at a share of the peaks, a line for each device, bits and rows."""
+    shape = read_shape(given.model)
+    print(f"{shape.num_parameters / 1e6:.1f} M parameters, context {given.context}, prompt {given.prompt}; modelled: "
+          f"bound at the peaks, estimate at {given.reach:.0%} of them, with launches and padding\n")  # fmt: skip
+    head = "| device | weights | rows | decode tok/s, bound | estimate | limit | prefill ms, bound | estimate | most rows |"
+    print(f"{head}\n|---|---:|---:|---:|---:|---|---:|---:|---:|")
+    for name in given.device or names():
+        device = load_device(name)
+        for bits in given.bits:
+            for rows in given.rows:
+                print(_estimated(device, shape, bits, rows, given))
+
+
+def _estimated(device: Device, shape: DecoderConfig, bits: float, rows: int, given: argparse.Namespace) -> str:
+    dtype = next((dtype for dtype in PREFERRED if dtype in device.peak_tflops), None)
+    if dtype is None:
+        return f"| {device.name} | {bits:g} bits | {rows} | multiplies no floats | | | | | |"
+    storage = Storage(f"{bits:g}-bit", {"other": bits}, {"other": dtype})
+    bound, likely = device.machine(), device.machine(given.reach)
+    try:
+        pair: list[Estimate] = [decode(shape, storage, machine, rows, given.context) for machine in (bound, likely)]
+        first = [prefill(shape, storage, machine, given.prompt) for machine in (bound, likely)]
+    except UserError:
+        return f"| {device.name} | {bits:g} bits | {rows} | does not fit | | | | | |"
+    rates = " | ".join(f"{rows / one.seconds:,.0f}" for one in pair)
+    chip = ", on the chip" if pair[1].on_chip else ""
+    times = " | ".join(f"{1000 * one.seconds:.2f}" for one in first)
+    most = max_rows(shape, storage, bound, given.context)
+    return f"| {device.name} | {bits:g} bits | {rows} | {rates} | {pair[1].bound}{chip} | {times} | {most:,} |"
+
+
+def run_compile(given: argparse.Namespace) -> None:
+    """Compile each program for each number of chips, a line as each is done."""
+    shape, rows = read_shape(given.model), []
+    for device in given.device:
+        for chips in given.chips:
+            for name in given.program:
+                program = Program(name, given.rows, given.length, given.tensor, remat=given.remat)
+                answer = compile_for(device, chips, program, shape, given.python)
+                rows.append({"device": device, "chips": chips, "program": name, "rows": given.rows, "length": given.length,
+                             "tensor": given.tensor, **answer})  # fmt: skip
+                lines = compiled_table(rows[-1:]).splitlines()
+                print("\n".join(lines if len(rows) == 1 else lines[-1:]), flush=True)
+    if given.json:
+        write_json(given.json, {"tier": "compiled", "programs": rows})
+
+
+def read_shape(folder: Path) -> DecoderConfig:
+    """Of a model's folder with its config.json."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{path}: no such file (`make repro` makes models in artifacts/, or pass --model FOLDER)")
+    return DecoderConfig.from_hf(read_json(path))
+
+
+def _said(value: float | None) -> str:
+    return "-" if value is None else f"{value:,g}"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tradewind.hardware", description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    default = "(default: %(default)s)"
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--model", type=Path, metavar="FOLDER", default=Path("artifacts/base"), help=f"has config.json {default}"
+    )
+    devices = commands.add_parser("devices", help="what is known of each device, and from where")
+    devices.set_defaults(command=run_devices)
+    estimate = commands.add_parser("estimate", parents=[shared], help="what a roofline says of a model on devices")
+    estimate.add_argument("--device", action="append", metavar="NAME", help="of conf/hardware (default: all)")
+    estimate.add_argument("--bits", type=float, nargs="+", default=[16, 8.5, 4.5], metavar="B", help="of a weight, scales "
+                          f"included {default}")  # fmt: skip
+    estimate.add_argument("--rows", type=positive, nargs="+", default=[1, 32], metavar="N", help=f"at once {default}")
+    estimate.add_argument("--context", type=positive, default=512, metavar="N", help=f"tokens a row sees {default}")
+    estimate.add_argument("--prompt", type=positive, default=256, metavar="N", help=f"tokens of a prefill {default}")
+    estimate.add_argument("--reach", type=share, default=0.6, metavar="R", help=f"share of the peaks {default}")
+    estimate.set_defaults(command=run_estimate)
+    compiling = commands.add_parser("compile", parents=[shared], help="compile programs for TPUs that are not here")
+    compiling.add_argument("--device", nargs="+", required=True, metavar="NAME", help=", ".join(sorted(TOPOLOGIES)))
+    compiling.add_argument("--chips", type=positive, nargs="+", default=[1, 4], metavar="N", help=default)
+    compiling.add_argument("--program", nargs="+", default=list(PROGRAMS), choices=PROGRAMS, help=default)
+    compiling.add_argument("--rows", type=positive, default=8, metavar="N", help=f"a chip {default}")
+    compiling.add_argument("--length", type=positive, default=512, metavar="N", help=f"tokens of a row {default}")
+    compiling.add_argument(
+        "--tensor", type=positive, default=1, metavar="N", help=f"chips that share a matrix {default}"
+    )
+    compiling.add_argument("--remat", action="store_true", help="training: recompute layers in the backward pass")
+    compiling.add_argument("--python", type=Path, default=PYTHON, metavar="PYTHON", help=f"of `make tpu` {default}")
+    compiling.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    compiling.set_defaults(command=run_compile)
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def share(text: str) -> float:
+    if not 0 < (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {value}")
+    return value
+
+
+if __name__ == "__main__":
+    run(main)
