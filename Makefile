@@ -12,7 +12,7 @@ CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve cluster edge litert llama tpu load study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster edge litert llama tpu load bench study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -74,6 +74,9 @@ edge: $(STAMP)  ## serve the page that runs MODEL=student-int4-qat of VARIANTS=a
 
 load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a server of its own
 	@python -m tradewind.load $(SCENARIO) $(if $(URL),--url $(URL)) --model $(MODEL) --engine $(ENGINE) --profile $(PROFILE)
+
+bench: $(STAMP)  ## measure all variants on this host's devices, by the engines jax and ort, into reports/hardware/
+	@python -m tradewind.hardware bench
 
 study: $(STAMP) $(if $(filter compression,$(NAME)),litert llama)  ## run the sweep of a question: NAME=slug
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }

@@ -7,6 +7,7 @@ weights: prompts are seeded random ids. It measures the engine alone; the load t
 
 import multiprocessing
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -46,23 +47,36 @@ RSS = (
 
 
 @dataclass(frozen=True)
-class SpeedPlan:
-    """What one round runs. Tokens, rows and counts; `max_len` is the context of a slot."""
+class Plan(ABC):
+    """What a fresh process loads and how often it is asked. `max_len` is the context of a slot."""
 
     engine: str
     slots: int
     max_len: int
     threads: int
+    repeats: int
+    warm_up: int
+
+    @abstractmethod
+    def round(self, engine: Engine, seed: int) -> dict[str, float]:
+        """One value a measure. All slots must be free, and are free again afterwards."""
+
+
+@dataclass(frozen=True)
+class SpeedPlan(Plan):
+    """What one round runs, in tokens."""
+
     prefill_tokens: int
     ttft_tokens: int
     decode_tokens: int
     batch_tokens: int
-    repeats: int
-    warm_up: int
+
+    def round(self, engine: Engine, seed: int) -> dict[str, float]:
+        return run_round(engine, self, seed)
 
 
 def run_round(engine: Engine, plan: SpeedPlan, seed: int) -> dict[str, float]:
-    """One value for each measure of `FORMULAS`. All slots must be free, and are free again afterwards."""
+    """One value for each measure of `FORMULAS`."""
     rng = np.random.default_rng(seed)
     long = rng.integers(engine.vocab_size, size=plan.prefill_tokens).tolist()
     short = rng.integers(engine.vocab_size, size=plan.ttft_tokens).tolist()
@@ -109,7 +123,7 @@ def _decode_rate(engine: Engine, prefix: Prefix, rows: int, tokens: int) -> tupl
 class FreshProcess:
     """One variant in a process of its own, which runs a round when asked."""
 
-    def __init__(self, folder: Path | None, plan: SpeedPlan) -> None:
+    def __init__(self, folder: Path | None, plan: Plan) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, folder, plan), daemon=True)
@@ -145,7 +159,7 @@ class FreshProcess:
         return answer
 
 
-def _serve(pipe: Connection, folder: Path | None, plan: SpeedPlan) -> None:
+def _serve(pipe: Connection, folder: Path | None, plan: Plan) -> None:
     """Child process: load, then answer each seed with a round, and None with the peak memory."""
     try:
         started = time.perf_counter()
@@ -157,13 +171,13 @@ def _serve(pipe: Connection, folder: Path | None, plan: SpeedPlan) -> None:
         pipe.send(error)
         return
     while (seed := pipe.recv()) is not None:
-        pipe.send(run_round(engine, plan, seed))
+        pipe.send(plan.round(engine, seed))
     engine.close()
     pipe.send((peak_rss(), load_s))
 
 
 class Turns(NamedTuple):
-    """Of one variant: what each counted round gave (see `run_round`), bytes of peak memory, seconds to load."""
+    """Of one variant: what each counted round gave (of `SpeedPlan`, see `run_round`), bytes of peak memory, seconds to load."""
 
     rounds: list[dict[str, float]]
     peak_rss: int
@@ -175,7 +189,7 @@ def measure(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> 
     return {name: measurements(*turns, plan, seed) for name, turns in take_turns(variants, plan, seed).items()}
 
 
-def take_turns(variants: Mapping[str, Path | None], plan: SpeedPlan, seed: int) -> dict[str, Turns]:
+def take_turns(variants: Mapping[str, Path | None], plan: Plan, seed: int) -> dict[str, Turns]:
     """By variant name: the processes take turns, `warm_up` uncounted rounds and then `repeats` counted ones."""
     processes: dict[str, FreshProcess] = {}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in variants}

@@ -2,15 +2,22 @@
 
 python -m tradewind.hardware devices
 python -m tradewind.hardware estimate [--device NAME ...] [--model FOLDER] [--rows N ...] [--context N] [--bits B ...]
+python -m tradewind.hardware bench [--variant NAME ...] [--engine ort jax] [--rounds N]
 python -m tradewind.hardware compile --device NAME [--chips N ...] [--program NAME ...] [--json FILE]
 """
 
 import argparse
+import os
+from importlib.util import find_spec
 from pathlib import Path
 
+from tradewind.compression.variant import MANIFEST
 from tradewind.config import run
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
+from tradewind.hardware.bench import FOLDER as BENCH_FOLDER
+from tradewind.hardware.bench import bench
+from tradewind.hardware.bench import table as bench_table
 from tradewind.hardware.compiled import PROGRAMS, PYTHON, TOPOLOGIES, Program, compile_for
 from tradewind.hardware.compiled import table as compiled_table
 from tradewind.hardware.device import Device, load_device, names
@@ -19,6 +26,8 @@ from tradewind.model.config import DecoderConfig
 
 PREFERRED = ("bfloat16", "float16", "float32")
 """What float products run in, the first that a device has."""
+LIBRARIES = {"ort": "onnxruntime", "jax": "jax"}
+"""Of each engine that is benched."""
 
 
 def main() -> None:
@@ -72,6 +81,26 @@ def _estimated(device: Device, shape: DecoderConfig, bits: float, rows: int, giv
     return f"| {device.name} | {bits:g} bits | {rows} | {rates} | {pair[1].bound}{chip} | {times} | {most:,} |"
 
 
+def run_bench(given: argparse.Namespace) -> None:
+    """Every variant, or those named, through the engines whose library is here; a device that is busy or missing is said."""
+    known = {path.parent.name: path.parent for path in sorted(given.variants.glob(f"*/{MANIFEST}"))}
+    if not known:
+        raise UserError(f"{given.variants}: no variants there (`make repro` makes them, or pass --variants FOLDER)")
+    if unknown := sorted(set(given.variant or ()) - set(known)):
+        raise UserError(f"unknown variant {unknown[0]!r} (choices: {', '.join(known)})")
+    missing = {name: library for name, library in LIBRARIES.items() if find_spec(library) is None}
+    for name in missing:
+        if name in (given.engine or ()):
+            raise UserError(f"engine {name} needs {missing[name]}, which is not installed")
+        print(f"engine {name} is left out: {missing[name]} is not installed")
+    engines = given.engine or [name for name in LIBRARIES if name not in missing]
+    chosen = {name: known[name] for name in given.variant or known}
+    rows = tuple(1 << bit for bit in range(given.slots.bit_length()))
+    plan = {"slots": given.slots, "max_len": given.max_len, "threads": given.threads, "repeats": given.rounds, "warm_up": 1,
+            "rows": rows}  # fmt: skip
+    print(bench_table(bench(chosen, engines, plan, given.seed, given.out)))
+
+
 def run_compile(given: argparse.Namespace) -> None:
     """Compile each program for each number of chips, a line as each is done."""
     shape, rows = read_shape(given.model), []
@@ -119,6 +148,19 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     estimate.add_argument("--prompt", type=positive, default=256, metavar="N", help=f"tokens of a prefill {default}")
     estimate.add_argument("--reach", type=share, default=0.6, metavar="R", help=f"share of the peaks {default}")
     estimate.set_defaults(command=run_estimate)
+    benching = commands.add_parser("bench", help="measure variants on this host's devices, and hold the roofline to it")
+    benching.add_argument("--variant", nargs="+", metavar="NAME", help="(default: all)")
+    benching.add_argument("--variants", type=Path, default=Path("artifacts/variants"), metavar="FOLDER", help=default)
+    benching.add_argument("--engine", nargs="+", choices=list(LIBRARIES), help="(default: those that are installed)")
+    benching.add_argument("--rounds", type=positive, default=5, metavar="N", help=f"counted {default}")
+    benching.add_argument("--slots", type=positive, default=8, metavar="N", help=f"rows at most {default}")
+    benching.add_argument("--max-len", type=positive, default=1024, metavar="N", help=f"tokens of a slot {default}")
+    benching.add_argument(
+        "--threads", type=positive, default=os.cpu_count() or 1, metavar="N", help=f"of ort {default}"
+    )
+    benching.add_argument("--seed", type=int, default=0, help=default)
+    benching.add_argument("--out", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help=f"of the result {default}")
+    benching.set_defaults(command=run_bench)
     compiling = commands.add_parser("compile", parents=[shared], help="compile programs for TPUs that are not here")
     compiling.add_argument("--device", nargs="+", required=True, metavar="NAME", help=", ".join(sorted(TOPOLOGIES)))
     compiling.add_argument("--chips", type=positive, nargs="+", default=[1, 4], metavar="N", help=default)

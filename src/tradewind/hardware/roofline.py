@@ -12,10 +12,11 @@ A step of `rows` sequences, each of `tokens` new tokens after `past` ones:
     product     max(2 rows' K' N' / flops, K N bits / 8 / bandwidth)          ' padded to the tile
     attention   max(4 rows sum(visible) heads head_dim / flops, (past + tokens) rows cache bytes / bandwidth)
     network     2 all-reduces a layer of rows tokens hidden activations, ring: 2 (chips - 1) / chips bytes / interconnect
-    step        sum of products and attention + kernels * launch + network
+    elementwise norms and activations: bytes in and out / bandwidth, where the machine's was measured; else 0 (fused)
+    step        sum of products, attention and elementwise + kernels * launch + dispatch + network
 
-Not covered: overlap of kernels or of network with arithmetic, norms and activations beyond their launches, sampling,
-prompts of unequal length, pipeline parallelism, what the operating system takes.
+Not covered: overlap of kernels or of network with arithmetic, sampling, prompts of unequal length, pipeline parallelism,
+what the operating system takes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ KERNELS_PER_LAYER = 10
 fewer, graph runtimes more: a machine states its own."""
 KERNELS_OF_STEP = 4
 """Embedding, last norm, head, choice of token."""
+ELEMENTWISE = "elementwise"
+"""What norms and activations are among the dtypes: two norms of two inputs and outputs, SiLU, the product with `up`."""
 
 
 class Product(NamedTuple):
@@ -67,7 +70,8 @@ class Machine:
 
     flops: operations/s by dtype. bandwidth: bytes/s of main memory, by dtype of the weights read where that differs
     (`other` for the rest). memory: bytes. on_chip, on_chip_bandwidth: bytes that stay on the chip, bytes/s; 0: none.
-    launch: seconds to start a kernel. kernels: per layer and per step. tile: rows, inputs and outputs are padded to.
+    launch: seconds to start a kernel. dispatch: the host's part of a step. kernels: per layer and per step. tile: rows,
+    inputs and outputs are padded to.
     interconnect: bytes/s to other chips, one direction. hop: seconds that a collective takes at least.
     """
 
@@ -78,6 +82,7 @@ class Machine:
     on_chip: float = 0.0
     on_chip_bandwidth: float = 0.0
     launch: float = 0.0
+    dispatch: float = 0.0
     kernels: tuple[int, int] = (KERNELS_PER_LAYER, KERNELS_OF_STEP)
     tile: tuple[int, int, int] = (1, 1, 1)
     interconnect: float = 0.0
@@ -161,12 +166,13 @@ def step(
     compute = memory = flops = read = 0.0
     for kind, arithmetic, operations, moved, dtype in _work(shape, storage, machine, rows, tokens, past, chips):
         speed = machine.on_chip_bandwidth if near else machine.reads(dtype)
-        here, there = arithmetic / machine.rate(dtype), moved / speed
+        here = arithmetic / machine.rate(dtype) if arithmetic else 0.0
+        there = moved / speed
         compute, memory = compute + (here if here > there else 0.0), memory + (there if there >= here else 0.0)
         parts[kind] = max(here, there)
         flops, read = flops + operations, read + moved
     per_layer, per_step = machine.kernels
-    launch = machine.launch * (per_layer * shape.num_layers + per_step)
+    launch = machine.launch * (per_layer * shape.num_layers + per_step) + machine.dispatch
     network = _network(shape, storage, machine, rows * tokens, chips)
     return Estimate(compute, memory, launch, network, flops, read, near, parts)
 
@@ -219,6 +225,9 @@ def _work(
     attended = 4.0 * rows * visible * shape.num_heads * shape.head_dim * shape.num_layers / chips
     cached = rows * cache_bytes(shape, storage, past + tokens) / chips
     yield "attention", attended, attended, cached, storage.dtype("attention")
+    if ELEMENTWISE in machine.bandwidth:
+        touched = shape.num_layers * (8 * shape.hidden_size + 5 * shape.mlp_size / chips) * storage.activation_bits / 8
+        yield ELEMENTWISE, 0.0, 0.0, rows * tokens * touched, ELEMENTWISE
 
 
 def _network(shape: DecoderConfig, storage: Storage, machine: Machine, lines: int, chips: int) -> float:

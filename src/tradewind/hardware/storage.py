@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tradewind.compression.rules import Rule, deciding
 from tradewind.errors import UserError
+from tradewind.hardware.peaks import ATTENTION
 from tradewind.hardware.roofline import Storage
 
 TENSORS = {
@@ -15,29 +16,32 @@ TENSORS = {
 BITS = {"float32": 32.0, "int8": 8.5, "int4": 4.5, "w8a8": 8.0}
 """Of a weight, with the 16 bits that each block of 32 has as its scale; a row's one scale is left out."""
 ENGINES = ("ort", "jax")
+WIDTHS = {"float32": 32, "bfloat16": 16}
 
 
-def storage(name: str, rules: Sequence[Rule], engine: str) -> Storage:
+def storage(name: str, rules: Sequence[Rule], engine: str, dtype: str = "bfloat16") -> Storage:
     """Weights of a recipe as an engine keeps and multiplies them; no rules: float weights.
 
     ort: as they are, products by the kernel of their dtype, attention in float32; keys and values in int8 where weights
-    are quantized. jax on an accelerator: everything in bfloat16, quantized weights widened as they are loaded.
+    are quantized. jax: everything in `dtype`, quantized weights widened as they are loaded.
 
     Raises:
         UserError: an engine that is not one of ENGINES, or a kind of matrix that no rule decides.
     """
     if engine not in ENGINES:
         raise UserError(f"no roofline of engine {engine!r} (choices: {', '.join(ENGINES)})")
+    dtypes = {kind: _deciding(name, rules, tensor) for kind, tensor in TENSORS.items()} if rules else {}
+    cache = 8 if set(dtypes.values()) - {"float32"} else WIDTHS[dtype if engine == "jax" else "float32"]
     if engine == "jax":
-        return Storage(name, {"other": 16.0}, {"other": "bfloat16"})
-    if not rules:
-        return Storage(name, {"other": 32.0}, {"other": "float32"}, 32, 32)
-    dtypes = {}
-    for kind, tensor in TENSORS.items():
-        rule = deciding(rules, tensor)
-        if rule is None:
-            raise UserError(f"{name}: no rule decides {tensor}")
-        dtypes[kind] = rule.dtype
-    bits = {kind: BITS[dtype] for kind, dtype in dtypes.items()}
-    cache = 8 if set(dtypes.values()) != {"float32"} else 32
+        width = WIDTHS[dtype]
+        return Storage(name, {"other": width}, {"other": dtype, "attention": ATTENTION + dtype}, cache, width)
+    dtypes["attention"] = ATTENTION + ("int8" if cache == 8 else "float32")
+    bits = {kind: BITS[dtypes[kind]] for kind in TENSORS if kind in dtypes}
     return Storage(name, bits | {"other": 32.0}, dtypes | {"other": "float32"}, cache, 32)
+
+
+def _deciding(name: str, rules: Sequence[Rule], tensor: str) -> str:
+    rule = deciding(rules, tensor)
+    if rule is None:
+        raise UserError(f"{name}: no rule decides {tensor}")
+    return rule.dtype

@@ -1,0 +1,56 @@
+"""What a host's own engines reach: the rates that its roofline is made of, measured on parts alone.
+
+`peaks_ort` and `peaks_jax` measure them, on products, attention and norms of sizes that decoders have. No model runs, so
+nothing here sees a point that the roofline predicts. Not covered: chips that share a bus or a clock with other work.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tradewind.hardware.roofline import Machine
+
+HIDDEN, MLP = 576, 1536
+"""Sizes of the matrices of the chains: the base's, of which most of its weights are."""
+HEADS, KV_HEADS, HEAD_DIM = 9, 3, 64
+ROWS = 256
+"""Tokens of what measures arithmetic."""
+CONTEXT = 1024
+"""Tokens of the cache that measures the reading of keys and values."""
+ATTENTION = "attention."
+"""Begins the name of the dtype that attention runs in, as its cache's follows."""
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Of one engine on one host. flops: operations/s by dtype; bandwidth: bytes/s by dtype of what is read. launch: seconds
+    of a kernel that does next to nothing; dispatch: of a call of the whole program, the host's part of a step.
+    kernels: that the engine runs per layer, and besides."""
+
+    flops: dict[str, float]
+    bandwidth: dict[str, float]
+    launch: float
+    dispatch: float
+    kernels: tuple[int, int]
+
+    def machine(self, name: str, memory: float) -> Machine:
+        slowest = min(self.bandwidth.values())
+        return Machine(
+            name, self.flops, {"other": slowest} | self.bandwidth, memory,
+            launch=self.launch, dispatch=self.dispatch, kernels=self.kernels,
+        )  # fmt: skip
+
+
+def read_peaks(row: Mapping[str, Any]) -> Peaks:
+    return Peaks(**{**row, "kernels": tuple(row["kernels"])})
+
+
+def turns(calls: Mapping[Any, Callable[[], float]], repeats: int) -> dict[Any, float]:
+    """Median seconds by key, of what each call says that it took; they take turns, after one round that is not counted."""
+    seen: dict[Any, list[float]] = {key: [] for key in calls}
+    for number in range(repeats + 1):
+        for key, call in calls.items():
+            seconds = call()
+            seen[key] += [seconds] if number else []
+    return {key: statistics.median(seconds) for key, seconds in seen.items()}

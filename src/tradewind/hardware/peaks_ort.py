@@ -1,0 +1,211 @@
+"""The rates that ONNX Runtime reaches on this host's CPU: chains of the operators that exported decoders are made of.
+
+By dtype of weights: `bandwidth`, bytes of a chain's matrices / seconds for one row; `flops`, operations / seconds for ROWS
+rows; both less what starting the operators takes. Attention, by dtype of the cache: the bytes of CONTEXT tokens / seconds of
+one more token, and operations / seconds of a prompt of ROWS. `elementwise`: bytes in and out of a norm / seconds.
+`launch`: seconds of products so small that nothing else counts, / their number.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from tradewind.compression.export_onnx import SERVED_ACCURACY
+from tradewind.compression.onnx_graph import DATA_FILE, GRAPH_FILE, MICROSOFT, GraphBuilder
+from tradewind.compression.onnx_linear import Linears
+from tradewind.compression.quantize import quantize_tensor
+from tradewind.engine.ort import open_session
+from tradewind.hardware.peaks import (
+    ATTENTION,
+    CONTEXT,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    MLP,
+    ROWS,
+    Peaks,
+    turns,
+)
+from tradewind.hardware.roofline import ELEMENTWISE
+
+KERNELS = (10, 4)
+"""Operators that an exported graph runs per layer and besides, in decode."""
+PAIRS = 24
+"""Of products up to MLP and back: 42 M parameters."""
+NODES = 60
+"""Of chains of small operators."""
+SMALL = 64
+DTYPES = ("float32", "int8", "int4", "w8a8")
+CACHES = {"float32": np.float32, "int8": np.int8}
+
+
+@dataclass
+class Chain:
+    """A session with bound inputs; `run` is one pass, in seconds. bytes: of its weights. nodes: of it that count."""
+
+    session: Any
+    binding: Any
+    nodes: int
+    bytes: int = 0
+    kept: list[Any] = field(default_factory=list)  # memory that the binding points into
+
+    def run(self) -> float:
+        started = time.perf_counter()
+        self.session.run_with_iobinding(self.binding)
+        return time.perf_counter() - started
+
+
+def measure(threads: int, repeats: int) -> Peaks:
+    """Of as many threads as the engine is given."""
+    with TemporaryDirectory() as folder:
+        place = _places(Path(folder))
+        chains: dict[tuple[str, Any], Chain] = {
+            ("launch", 0): small(next(place), threads),
+            ("dispatch", 0): small(next(place), threads, 1),
+        }
+        for dtype in DTYPES:
+            for rows in (1, ROWS):
+                chains[dtype, rows] = products(next(place), dtype, rows, threads)
+        for dtype in CACHES:
+            for tokens, past in ((1, CONTEXT), (1, 1), (ROWS, 0), (1, 0)):
+                chains[ATTENTION + dtype, (tokens, past)] = attention(next(place), dtype, tokens, past, threads)
+        chains[ELEMENTWISE, ROWS] = norms(next(place), threads)
+        seconds = turns({key: chain.run for key, chain in chains.items()}, repeats)
+        sizes = {key: (chain.nodes, chain.bytes) for key, chain in chains.items()}
+    return rates(seconds, sizes)
+
+
+def rates(seconds: Mapping[Any, float], sizes: Mapping[Any, tuple[int, int]]) -> Peaks:
+    """From seconds of a pass, and (nodes, bytes of weights), by chain."""
+    one, many = seconds["dispatch", 0], seconds["launch", 0]
+    launch = max(0.0, (many - one) / (sizes["launch", 0][0] - 1))
+    flops, bandwidth = dict[str, float](), dict[str, float]()
+
+    def net(key: tuple[str, Any]) -> float:
+        """Without dispatch and launches; at least a tenth of it."""
+        return max(0.1 * seconds[key], seconds[key] - one - launch * sizes[key][0])
+
+    for dtype in DTYPES:
+        bandwidth[dtype] = sizes[dtype, 1][1] / net((dtype, 1))
+        flops[dtype] = 2 * ROWS * PAIRS * 2 * HIDDEN * MLP / net((dtype, ROWS))
+    for dtype, kind in CACHES.items():
+        name = ATTENTION + dtype
+        longer = seconds[name, (1, CONTEXT)] - seconds[name, (1, 1)]
+        read = 2 * KV_HEADS * HEAD_DIM * np.dtype(kind).itemsize * (CONTEXT - 1) * NODES
+        bandwidth[name] = read / max(longer, 0.1 * seconds[name, (1, CONTEXT)])
+        done = 4 * HEADS * HEAD_DIM * (ROWS * (ROWS + 1) / 2) * NODES
+        flops[name] = done / max(seconds[name, (ROWS, 0)] - seconds[name, (1, 0)], 0.1 * seconds[name, (ROWS, 0)])
+    bandwidth[ELEMENTWISE] = 4 * 4 * ROWS * HIDDEN * NODES / net((ELEMENTWISE, ROWS))
+    return Peaks(flops, bandwidth, launch, one, KERNELS)
+
+
+def small(folder: Path, threads: int, nodes: int = NODES) -> Chain:
+    """Products of one row with matrices of SMALL x SMALL, in 4 bits."""
+    graph, rng = GraphBuilder(), np.random.default_rng(0)
+    x, linear = graph.input("x", ir.DataType.FLOAT, (1, SMALL)), Linears(graph, SERVED_ACCURACY)
+    for number in range(nodes):
+        x = linear(x, quantize_tensor(_weight(rng, SMALL, SMALL), "int4"), f"product.{number}")
+    graph.output(x, "y", ir.DataType.FLOAT, (1, SMALL))
+    return _opened(graph, folder, threads, {"x": np.ones((1, SMALL), np.float32)}, {"y": (1, SMALL)}, nodes)
+
+
+def products(folder: Path, dtype: str, rows: int, threads: int) -> Chain:
+    graph, rng = GraphBuilder(), np.random.default_rng(0)
+    x, linear, size = graph.input("x", ir.DataType.FLOAT, (rows, HIDDEN)), Linears(graph, SERVED_ACCURACY), 0
+    for number in range(PAIRS):
+        for name, inputs, outputs in (("up", HIDDEN, MLP), ("down", MLP, HIDDEN)):
+            weight = quantize_tensor(_weight(rng, outputs, inputs), dtype)
+            x, size = linear(x, weight, f"{name}.{number}"), size + weight.nbytes
+    graph.output(x, "y", ir.DataType.FLOAT, (rows, HIDDEN))
+    given = {"x": np.full((rows, HIDDEN), 0.01, np.float32)}
+    return _opened(graph, folder, threads, given, {"y": (rows, HIDDEN)}, 2 * PAIRS, size)
+
+
+def attention(folder: Path, dtype: str, tokens: int, past: int, threads: int) -> Chain:
+    """NODES times attention of `tokens` new tokens to `past` ones and themselves, over one cache."""
+    graph, kind = GraphBuilder(), CACHES[dtype]
+    width, room = (HEADS + 2 * KV_HEADS) * HEAD_DIM, past + 2 * tokens
+    x = graph.input("x", ir.DataType.FLOAT, (1, tokens, width))
+    int32, cache = ir.DataType.INT32, (1, KV_HEADS, room, HEAD_DIM)
+    queries, lasts, longest = (graph.input(name, int32, shape) for name, shape in
+                               (("queries", (1,)), ("lasts", (1,)), ("longest", ())))  # fmt: skip
+    angles = np.zeros((room + tokens, HEAD_DIM // 2), np.float32)
+    cosines, sines = (graph.weight(name, angles + value) for name, value in (("cosines", 1), ("sines", 0)))
+    attributes: dict[str, Any] = {"num_heads": HEADS, "kv_num_heads": KV_HEADS, "do_rotary": 1}
+    scales: list[ir.Value | None] = [None, None]
+    if kind == np.int8:
+        line = np.full(KV_HEADS * HEAD_DIM, 0.01, np.float32)
+        scales = [graph.weight(f"{half}_scale", line) for half in "kv"]
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+    ways, shapes, pasts = list[ir.Value](), dict[str, tuple[int, ...]](), dict[str, NDArray[Any]]()
+    held = np.zeros(cache, kind)
+    for number in range(NODES):
+        names = [f"past.{number}.{half}" for half in "kv"]
+        pair = [graph.input(name, ir.DataType.from_numpy(held.dtype), cache) for name in names]
+        inputs = [x, None, None, *pair, lasts, longest, cosines, sines, *[None] * 3, *scales, *[None] * 2, queries]
+        mixed, *present = graph.node("GroupQueryAttention", inputs, f"way.{number}", attributes, MICROSOFT, outputs=3)
+        for name, value in zip(names, present, strict=True):
+            graph.output(value, f"now.{name}", ir.DataType.from_numpy(held.dtype), cache)
+            pasts[name] = held
+        ways.append(mixed)
+    (total,) = graph.node("Sum", ways, "total")
+    graph.output(total, "y", ir.DataType.FLOAT, (1, tokens, HEADS * HEAD_DIM))
+    shapes["y"] = (1, tokens, HEADS * HEAD_DIM)
+    given = {
+        "x": np.full((1, tokens, width), 0.01, np.float32),
+        "queries": np.array([tokens], np.int32),
+        "lasts": np.array([past + tokens - 1], np.int32),
+        "longest": np.array(past + tokens, np.int32),
+        **pasts,
+    }
+    return _opened(graph, folder, threads, given, shapes, NODES, in_place={f"now.{name}": held for name in pasts})
+
+
+def norms(folder: Path, threads: int) -> Chain:
+    graph, shape = GraphBuilder(), (1, ROWS, HIDDEN)
+    branch = x = graph.input("x", ir.DataType.FLOAT, shape)
+    gamma = graph.weight("gamma", np.ones(HIDDEN, np.float32))
+    for number in range(NODES):
+        made = graph.node("SkipSimplifiedLayerNormalization", [branch, x, gamma], f"norm.{number}", {"epsilon": 1e-5},
+                          MICROSOFT, outputs=4)  # fmt: skip
+        branch, x = made[0], made[3]
+    (total,) = graph.node("Add", [branch, x], "total")
+    graph.output(total, "y", ir.DataType.FLOAT, shape)
+    return _opened(graph, folder, threads, {"x": np.ones(shape, np.float32)}, {"y": shape}, NODES)
+
+
+def _opened(
+    graph: GraphBuilder, folder: Path, threads: int, given: Mapping[str, NDArray[Any]], made: Mapping[str, tuple[int, ...]],
+    nodes: int, size: int = 0, in_place: Mapping[str, NDArray[Any]] | None = None,
+) -> Chain:  # fmt: skip
+    graph.write_data(folder / DATA_FILE)
+    ir.save(graph.model(), folder / GRAPH_FILE)
+    session = open_session(folder / GRAPH_FILE, threads)
+    binding = session.io_binding()
+    outputs = {name: np.zeros(shape, np.float32) for name, shape in made.items()} | dict(in_place or {})
+    for name, array in given.items():
+        binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    for name, array in outputs.items():
+        binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    return Chain(session, binding, nodes, size, [given, outputs])
+
+
+def _weight(rng: np.random.Generator, outputs: int, inputs: int) -> NDArray[np.float32]:
+    return rng.normal(0, inputs**-0.5, (outputs, inputs)).astype(np.float32)
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    number = 0
+    while True:
+        place = folder / str(number)
+        place.mkdir()
+        yield place
+        number += 1
