@@ -4,6 +4,7 @@ MODEL   ?= champion
 ENGINE  ?= ort
 PORT    ?= 8000
 PYTHON  ?= python3.11
+GIVEN    = $(if $(filter file,$(origin MODEL)),,--model $(MODEL)) $(if $(filter file,$(origin ENGINE)),,--engine $(ENGINE))
 SHELL   := /bin/bash
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -63,11 +64,11 @@ test-all: lint $(CLUSTER)  ## what `test` leaves out for its length
 lint: $(STAMP)  ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy
 
-serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on PORT=8000 (CACHE=none|memory|redis|redis://...)
-	@python -m tradewind.serving --model $(MODEL) --engine $(ENGINE) --port $(PORT) --profile $(PROFILE) $(if $(CACHE),--cache $(CACHE))
+serve: $(STAMP)  ## serve MODEL=champion|VARIANT with ENGINE=ort|jax|mock on PORT=8000 (CACHE=none|memory|redis|redis://..., or PLAN=FILE)
+	@python -m tradewind.serving $(if $(PLAN),--plan $(PLAN) $(GIVEN),--model $(MODEL) --engine $(ENGINE)) --port $(PORT) --profile $(PROFILE) $(if $(CACHE),--cache $(CACHE))
 
-cluster: $(CLUSTER)  ## serve MODEL by REPLICAS=2 on Ray Serve, as serve.yaml says, on PORT=8000
-	@python -m tradewind.cluster up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter file,$(origin MODEL)),,--model $(MODEL)) $(if $(filter file,$(origin ENGINE)),,--engine $(ENGINE)) $(if $(filter file,$(origin PORT)),,--port $(PORT)) --profile $(PROFILE)
+cluster: $(CLUSTER)  ## serve MODEL by REPLICAS=2 on Ray Serve, as serve.yaml says, on PORT=8000 (or PLAN=FILE)
+	@python -m tradewind.cluster up $(if $(PLAN),--plan $(PLAN)) $(if $(REPLICAS),--replicas $(REPLICAS)) $(GIVEN) $(if $(filter file,$(origin PORT)),,--port $(PORT)) --profile $(PROFILE)
 
 edge: $(STAMP)  ## serve the page that runs MODEL=student-int4-qat of VARIANTS=artifacts/variants in the browser, on PORT=8088 (needs npm once)
 	@python -m tradewind.edge serve $(if $(filter file,$(origin MODEL)),,--variant $(MODEL)) $(if $(VARIANTS),--variants $(VARIANTS)) $(if $(filter file,$(origin PORT)),,--port $(PORT))

@@ -15,6 +15,7 @@ from tradewind.cluster.routing import STRATEGIES
 from tradewind.config import PROFILES, run
 from tradewind.engine import ENGINES
 from tradewind.errors import UserError
+from tradewind.serving.planned import read_planned
 
 SERVE_YAML = Path("serve.yaml")
 
@@ -60,6 +61,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         command.set_defaults(do=do)
         command.add_argument("file", nargs="?", type=Path, default=SERVE_YAML)
         command.add_argument("--profile", choices=PROFILES, help="whose variants and champion: that of params.yaml")
+        command.add_argument(
+            "--plan", type=Path, help="of `python -m tradewind.hardware plan`: its model, its replicas, ..."
+        )
         command.add_argument("--model", help="champion, or a variant")
         command.add_argument("--engine", choices=ENGINES)
         command.add_argument("--routing", choices=STRATEGIES)
@@ -77,7 +81,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def plan_of(given: argparse.Namespace) -> Plan:
     names = ("replicas", "port", "model", "engine", "routing", "slots", "threads")
-    plan = Plan.read(given.file, given.profile, **{name: getattr(given, name) for name in names})
+    planned, replicas = read_planned(given.plan) if given.plan else ({}, None)
+    before = {**planned, "replicas": replicas and str(replicas)}
+    changes = {name: before.get(name) if getattr(given, name) is None else getattr(given, name) for name in names}
+    plan = Plan.read(given.file, given.profile, planned, **changes)
     try:
         room.check(plan)
     except UserError as error:

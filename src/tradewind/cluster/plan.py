@@ -46,7 +46,9 @@ class Plan:
     profile: str
 
     @classmethod
-    def read(cls, path: Path, profile: str | None = None, **changes: Any) -> "Plan":
+    def read(
+        cls, path: Path, profile: str | None = None, planned: Mapping[str, Any] | None = None, **changes: Any
+    ) -> "Plan":
         """changes: as of `changed`. Raises UserError naming the file and what is wrong with it."""
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -58,7 +60,11 @@ class Plan:
             raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
         folder = run_folder(profile)
         params = read_params(folder / "params.yaml") if (folder / "params.yaml").is_file() else {}
-        serve = {**params.get("serve", {}), "variants": str((folder / ServeSettings.variants).resolve())}
+        serve = {
+            **params.get("serve", {}),
+            **(planned or {}),
+            "variants": str((folder / ServeSettings.variants).resolve()),
+        }
         try:
             return cls._checked(config, serve, profile or str(params.get("profile", "cpu")), changes)
         except UserError as error:

@@ -177,7 +177,7 @@ def _serve(pipe: Connection, folder: Path | None, plan: Plan) -> None:
 
 
 class Turns(NamedTuple):
-    """Of one variant: what each counted round gave (of `SpeedPlan`, see `run_round`), bytes of peak memory, seconds to load."""
+    """Of one variant: what each counted round gave, bytes of peak memory, seconds to load."""
 
     rounds: list[dict[str, float]]
     peak_rss: int

@@ -3,6 +3,7 @@
 python -m tradewind.hardware devices
 python -m tradewind.hardware estimate [--device NAME ...] [--model FOLDER] [--rows N ...] [--context N] [--bits B ...]
 python -m tradewind.hardware bench [--variant NAME ...] [--engine ort jax] [--rounds N]
+python -m tradewind.hardware plan --slo ttft_p95_ms=300,f1=0.7 --load users=50,think_s=20 [--budget usd_hour=1] [--out FILE]
 python -m tradewind.hardware compile --device NAME [--chips N ...] [--program NAME ...] [--json FILE]
 """
 
@@ -12,20 +13,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tradewind.compression.variant import MANIFEST
-from tradewind.config import run
+from tradewind.config import read_params, run
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
+from tradewind.hardware import places
 from tradewind.hardware.bench import FOLDER as BENCH_FOLDER
 from tradewind.hardware.bench import bench
 from tradewind.hardware.bench import table as bench_table
 from tradewind.hardware.compiled import PROGRAMS, PYTHON, TOPOLOGIES, Program, compile_for
 from tradewind.hardware.compiled import table as compiled_table
 from tradewind.hardware.device import Device, load_device, names
+from tradewind.hardware.goal import Budget, Demand, Wanted, read_words
+from tradewind.hardware.planner import as_record, plan
+from tradewind.hardware.planner import table as plan_table
 from tradewind.hardware.roofline import Estimate, Storage, decode, max_rows, prefill
 from tradewind.model.config import DecoderConfig
+from tradewind.planning.simulation import Limits
+from tradewind.serving.planned import planned_text
 
 PREFERRED = ("bfloat16", "float16", "float32")
 """What float products run in, the first that a device has."""
+HERE = "measured"
+"""Stands for the hosts that were benched among the names of devices."""
 LIBRARIES = {"ort": "onnxruntime", "jax": "jax"}
 """Of each engine that is benched."""
 
@@ -101,6 +110,46 @@ def run_bench(given: argparse.Namespace) -> None:
     print(bench_table(bench(chosen, engines, plan, given.seed, given.out)))
 
 
+def run_plan(given: argparse.Namespace) -> None:
+    """The Pareto set, the choice with its reasons, and the file for `make serve` or `make cluster`."""
+    wanted, demand = read_words(Wanted, given.slo, "--slo"), read_words(Demand, given.load, "--load")
+    budget, reports = read_words(Budget, given.budget, "--budget"), given.reports
+    known = places.models(reports)
+    if not known:
+        raise UserError(f"{reports / 'hardware'}: nothing was measured on any host yet: run `make bench`")
+    devices = [name for name in given.device or names() if name != HERE]
+    where: dict[str, list[places.Place]] = {name: [] for name in known}
+    for name, model in known.items():
+        if not given.device or HERE in given.device:
+            where[name] += places.measured(model, reports)
+        for device in devices:
+            if (there := places.modelled(model, device, given.reach, demand.prompt + demand.answer)) is not None:
+                where[name].append(there)
+    serve = read_params()["serve"] if Path("params.yaml").is_file() else {}
+    limits = Limits(**{name: serve[name] for name in ("slots", "prefill_chunk", "max_waiting") if name in serve})
+    planned = plan(known, places.known_f1(reports), where, wanted, demand, budget, limits,
+                   places.server_overhead(reports), given.seed)  # fmt: skip
+    chosen = planned.chosen
+    print(plan_table(planned, demand))
+    print(f"\nchosen: {chosen.name}")
+    for reason in planned.reasons:
+        print(f"- {reason}")
+    print("F1 is measured; prices are list prices (conf/hardware); replicas and TTFT are simulated from times as told")
+    about = (
+        f"python -m tradewind.hardware plan --slo {given.slo} --load {given.load}\n{chosen.name}\n"
+        f"TTFT p95 {chosen.ttft_p95_ms:.0f} ms expected of what the cache leaves; times: {chosen.place.tier}"
+    )
+    values = {**serve, "model": chosen.model.name, "engine": chosen.place.engine, "cache": chosen.cache,
+              "slots": limits.slots, "ttft_goal_ms": round(wanted.ttft_p95_ms)}  # fmt: skip
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(planned_text(values, chosen.replicas, about), encoding="utf-8")
+    print(f"\nwritten: {given.out}; `make {'serve' if chosen.replicas == 1 else 'cluster'} PLAN={given.out}`")
+    if given.json:
+        asked = {"slo": given.slo, "load": given.load, "budget": given.budget}
+        told = {"chosen": as_record(chosen), "pareto": [as_record(one) for one in planned.pareto]}
+        write_json(given.json, {**asked, **told, "reasons": planned.reasons})
+
+
 def run_compile(given: argparse.Namespace) -> None:
     """Compile each program for each number of chips, a line as each is done."""
     shape, rows = read_shape(given.model), []
@@ -161,6 +210,21 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     benching.add_argument("--seed", type=int, default=0, help=default)
     benching.add_argument("--out", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help=f"of the result {default}")
     benching.set_defaults(command=run_bench)
+    planning = commands.add_parser("plan", help="variant, device, replicas and cache for a goal, a load and a budget")
+    planning.add_argument("--slo", default="", metavar="WORDS", help="ttft_p95_ms=300,itl_ms=60,f1=0.7")
+    planning.add_argument("--load", required=True, metavar="WORDS", help="rate=2 (requests/s) or users=50,think_s=20; also "
+                          "prompt=180,answer=60,spread=0.4 (tokens), repeats=0.8 (Zipf)")  # fmt: skip
+    planning.add_argument("--budget", default="", metavar="WORDS", help="usd_hour=1,watts=100,gb=24")
+    planning.add_argument("--device", nargs="+", metavar="NAME", help=f"{HERE}: hosts that were; or of conf/hardware "
+                          "(default: all)")  # fmt: skip
+    planning.add_argument(
+        "--reach", type=share, default=0.6, metavar="R", help=f"share of modelled devices' peaks {default}"
+    )
+    planning.add_argument("--reports", type=Path, default=Path("reports"), metavar="FOLDER", help=default)
+    planning.add_argument("--out", type=Path, default=Path("conf/serve/plan.yaml"), metavar="FILE", help=default)
+    planning.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    planning.add_argument("--seed", type=int, default=0, help=default)
+    planning.set_defaults(command=run_plan)
     compiling = commands.add_parser("compile", parents=[shared], help="compile programs for TPUs that are not here")
     compiling.add_argument("--device", nargs="+", required=True, metavar="NAME", help=", ".join(sorted(TOPOLOGIES)))
     compiling.add_argument("--chips", type=positive, nargs="+", default=[1, 4], metavar="N", help=default)

@@ -48,16 +48,20 @@ class BenchPlan(Plan):
     metered: float = 1.0
 
     def round(self, engine: Engine, seed: int) -> dict[str, float]:
-        """Seconds by point, as `prefill 128` and `decode 4`; and joules a token where a meter tells."""
+        """Seconds by point, as `prefill 128` and `decode 4`; and joules a token where a meter tells.
+
+        Each is run twice, and the second counts: before the first, another process had the caches.
+        """
         tokens = [(seed + 7 * place) % engine.vocab_size for place in range(max(*self.prompts, self.context))]
-        found = {f"prefill {size}": chunk(engine, tokens[:size]) for size in self.prompts}
+        found = {f"prefill {size}": [chunk(engine, tokens[:size]) for _ in range(2)][1] for size in self.prompts}
         prefix = engine.prefill(tokens[: self.context])
         for slot in range(max(self.rows)):
             engine.insert(prefix, slot)
         for rows in self.rows:
-            found[f"decode {rows}"] = step(engine, rows)
-            for slot in range(rows):
-                engine.rewind(slot, self.context)
+            for _ in range(2):
+                found[f"decode {rows}"] = step(engine, rows)
+                for slot in range(rows):
+                    engine.rewind(slot, self.context)
         if self.metered and (joules := self._metered(engine, found[f"decode {max(self.rows)}"])) is not None:
             found[JOULES] = joules
         for slot in range(max(self.rows)):
@@ -89,18 +93,19 @@ def bench(
     """Measure, predict, record. plan: of `BenchPlan`, but for the engine. Raises UserError for a variant or an engine that
     is not there."""
     manifests = {name: load_variant(path, verify=False) for name, path in variants.items()}
-    found: dict[str, Any] = {"tier": "measured", "device": host.device(), "host": host.facts(), "seed": seed,
-                             "git_commit": git_commit(), "engines": {}}  # fmt: skip
+    head = {"tier": "measured", "device": host.device(), "slug": slug(host.device()), "host": host.facts()}
+    found: dict[str, Any] = {**head, "seed": seed, "git_commit": git_commit(), "engines": {}}
     for engine in engines:
         work = BenchPlan(engine, **plan)
         facts = in_process(engine_facts, engine, work.threads, work.repeats)
         turns = take_turns(variants, work, seed)
         points = [point for name in variants for point in points_of(manifests[name], turns[name], work, facts, seed)]
-        found["engines"][engine] = {**facts, "plan": asdict(work), "points": points, "errors": errors(points),
-                                    "variants": {name: whole(turns[name], work, seed) for name in variants}}  # fmt: skip
+        each = {name: whole(manifests[name], turns[name], work, seed) for name in variants}
+        measured = {"plan": asdict(work), "variants": each, "points": points, "errors": errors(points)}
+        found["engines"][engine] = {**facts, **measured}
         for name in variants:
             _record(name, engine, found)
-    write_json(folder / f"{slug(found['device'])}.json", found)
+    write_json(folder / f"{found['slug']}.json", found)
     return found
 
 
@@ -160,10 +165,11 @@ def seen(plan: BenchPlan, past: int, tokens: int) -> int:
     return min((size for size in CONTEXTS if past + tokens <= size < plan.max_len), default=plan.max_len)
 
 
-def whole(turns: Turns, plan: BenchPlan, seed: int) -> dict[str, Any]:
-    """Of a variant as a whole: memory, seconds to load, joules a token where a meter told."""
+def whole(manifest: Manifest, turns: Turns, plan: BenchPlan, seed: int) -> dict[str, Any]:
+    """Of a variant as a whole: memory, seconds to load, joules a token where a meter told; and what a planner must know."""
     joules = [values[JOULES] for values in turns.rounds if JOULES in values]
-    found: dict[str, Any] = {"peak_rss_bytes": turns.peak_rss, "load_s": turns.load_s}
+    found: dict[str, Any] = {"peak_rss_bytes": turns.peak_rss, "load_s": turns.load_s, "shape": manifest.config,
+                             "rules": manifest.rules.get("rules", [])}  # fmt: skip
     if joules:
         found[JOULES] = {"value": median(joules), "interval": median_interval(joules, seed), "rows": max(plan.rows)}
     return found
@@ -202,7 +208,7 @@ def slug(device: str) -> str:
 
 
 def _record(name: str, engine: str, found: Mapping[str, Any]) -> None:
-    part, device = found["engines"][engine], slug(found["device"])
+    part, device = found["engines"][engine], found["slug"]
     tags = {"engine": engine, "device": device, "chip": part["chip"], "tier": "measured"}
     path = RUNS / f"bench-{device}-{name}-{engine}.json"
     with record_run(

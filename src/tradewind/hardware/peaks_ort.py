@@ -3,12 +3,14 @@
 By dtype of weights: `bandwidth`, bytes of a chain's matrices / seconds for one row; `flops`, operations / seconds for ROWS
 rows; both less what starting the operators takes. Attention, by dtype of the cache: the bytes of CONTEXT tokens / seconds of
 one more token, and operations / seconds of a prompt of ROWS. `elementwise`: bytes in and out of a norm / seconds.
-`launch`: seconds of products so small that nothing else counts, / their number.
+`launch`: of the operators of a layer, each kind on so little that nothing else counts, the mean (LAYER says how many of
+which a layer has).
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,10 +40,12 @@ from tradewind.hardware.roofline import ELEMENTWISE
 
 KERNELS = (10, 4)
 """Operators that an exported graph runs per layer and besides, in decode."""
+LAYER = {"product": 5, "attention": 1, "norm": 2, "activation": 2}
+"""Kind -> how many of them a layer has."""
 PAIRS = 24
 """Of products up to MLP and back: 42 M parameters."""
 NODES = 60
-"""Of chains of small operators."""
+"""Of chains of other operators."""
 SMALL = 64
 DTYPES = ("float32", "int8", "int4", "w8a8")
 CACHES = {"float32": np.float32, "int8": np.int8}
@@ -67,35 +71,32 @@ def measure(threads: int, repeats: int) -> Peaks:
     """Of as many threads as the engine is given."""
     with TemporaryDirectory() as folder:
         place = _places(Path(folder))
-        chains: dict[tuple[str, Any], Chain] = {
-            ("launch", 0): small(next(place), threads),
-            ("dispatch", 0): small(next(place), threads, 1),
-        }
+        chains: dict[tuple[str, Any], Chain] = {("dispatch", 0): small(next(place), threads, 1)}
+        chains |= {("launch", kind): make(next(place), threads) for kind, make in SMALLEST.items()}
         for dtype in DTYPES:
             for rows in (1, ROWS):
                 chains[dtype, rows] = products(next(place), dtype, rows, threads)
         for dtype in CACHES:
             for tokens, past in ((1, CONTEXT), (1, 1), (ROWS, 0), (1, 0)):
-                chains[ATTENTION + dtype, (tokens, past)] = attention(next(place), dtype, tokens, past, threads)
+                chains[ATTENTION + dtype, (tokens, past)] = attention(next(place), threads, dtype, tokens, past)
         chains[ELEMENTWISE, ROWS] = norms(next(place), threads)
         seconds = turns({key: chain.run for key, chain in chains.items()}, repeats)
-        sizes = {key: (chain.nodes, chain.bytes) for key, chain in chains.items()}
-    return rates(seconds, sizes)
+        return rates(seconds, {key: (chain.nodes, chain.bytes) for key, chain in chains.items()})
 
 
 def rates(seconds: Mapping[Any, float], sizes: Mapping[Any, tuple[int, int]]) -> Peaks:
     """From seconds of a pass, and (nodes, bytes of weights), by chain."""
-    one, many = seconds["dispatch", 0], seconds["launch", 0]
-    launch = max(0.0, (many - one) / (sizes["launch", 0][0] - 1))
+    dispatch = seconds["dispatch", 0]
+    starts = {kind: max(0.0, seconds["launch", kind] - dispatch) / sizes["launch", kind][0] for kind in LAYER}
     flops, bandwidth = dict[str, float](), dict[str, float]()
 
-    def net(key: tuple[str, Any]) -> float:
+    def net(key: tuple[str, Any], kind: str) -> float:
         """Without dispatch and launches; at least a tenth of it."""
-        return max(0.1 * seconds[key], seconds[key] - one - launch * sizes[key][0])
+        return max(0.1 * seconds[key], seconds[key] - dispatch - starts[kind] * sizes[key][0])
 
     for dtype in DTYPES:
-        bandwidth[dtype] = sizes[dtype, 1][1] / net((dtype, 1))
-        flops[dtype] = 2 * ROWS * PAIRS * 2 * HIDDEN * MLP / net((dtype, ROWS))
+        bandwidth[dtype] = sizes[dtype, 1][1] / net((dtype, 1), "product")
+        flops[dtype] = 2 * ROWS * PAIRS * 2 * HIDDEN * MLP / net((dtype, ROWS), "product")
     for dtype, kind in CACHES.items():
         name = ATTENTION + dtype
         longer = seconds[name, (1, CONTEXT)] - seconds[name, (1, 1)]
@@ -103,8 +104,9 @@ def rates(seconds: Mapping[Any, float], sizes: Mapping[Any, tuple[int, int]]) ->
         bandwidth[name] = read / max(longer, 0.1 * seconds[name, (1, CONTEXT)])
         done = 4 * HEADS * HEAD_DIM * (ROWS * (ROWS + 1) / 2) * NODES
         flops[name] = done / max(seconds[name, (ROWS, 0)] - seconds[name, (1, 0)], 0.1 * seconds[name, (ROWS, 0)])
-    bandwidth[ELEMENTWISE] = 4 * 4 * ROWS * HIDDEN * NODES / net((ELEMENTWISE, ROWS))
-    return Peaks(flops, bandwidth, launch, one, KERNELS)
+    bandwidth[ELEMENTWISE] = 4 * 4 * ROWS * HIDDEN * NODES / net((ELEMENTWISE, ROWS), "norm")
+    launch = sum(starts[kind] * count for kind, count in LAYER.items()) / sum(LAYER.values())
+    return Peaks(flops, bandwidth, launch, dispatch, KERNELS)
 
 
 def small(folder: Path, threads: int, nodes: int = NODES) -> Chain:
@@ -129,7 +131,7 @@ def products(folder: Path, dtype: str, rows: int, threads: int) -> Chain:
     return _opened(graph, folder, threads, given, {"y": (rows, HIDDEN)}, 2 * PAIRS, size)
 
 
-def attention(folder: Path, dtype: str, tokens: int, past: int, threads: int) -> Chain:
+def attention(folder: Path, threads: int, dtype: str = "int8", tokens: int = 1, past: int = 1) -> Chain:
     """NODES times attention of `tokens` new tokens to `past` ones and themselves, over one cache."""
     graph, kind = GraphBuilder(), CACHES[dtype]
     width, room = (HEADS + 2 * KV_HEADS) * HEAD_DIM, past + 2 * tokens
@@ -169,8 +171,8 @@ def attention(folder: Path, dtype: str, tokens: int, past: int, threads: int) ->
     return _opened(graph, folder, threads, given, shapes, NODES, in_place={f"now.{name}": held for name in pasts})
 
 
-def norms(folder: Path, threads: int) -> Chain:
-    graph, shape = GraphBuilder(), (1, ROWS, HIDDEN)
+def norms(folder: Path, threads: int, rows: int = ROWS) -> Chain:
+    graph, shape = GraphBuilder(), (1, rows, HIDDEN)
     branch = x = graph.input("x", ir.DataType.FLOAT, shape)
     gamma = graph.weight("gamma", np.ones(HIDDEN, np.float32))
     for number in range(NODES):
@@ -179,6 +181,17 @@ def norms(folder: Path, threads: int) -> Chain:
         branch, x = made[0], made[3]
     (total,) = graph.node("Add", [branch, x], "total")
     graph.output(total, "y", ir.DataType.FLOAT, shape)
+    return _opened(graph, folder, threads, {"x": np.ones(shape, np.float32)}, {"y": shape}, NODES)
+
+
+def activations(folder: Path, threads: int) -> Chain:
+    """SiLU and a product, by turns."""
+    graph, shape = GraphBuilder(), (1, 1, MLP)
+    x = graph.input("x", ir.DataType.FLOAT, shape)
+    for number in range(NODES // 2):
+        (silu,) = graph.node("QuickGelu", [x], f"silu.{number}", {"alpha": 1.0}, MICROSOFT)
+        (x,) = graph.node("Mul", [silu, x], f"gated.{number}")
+    graph.output(x, "y", ir.DataType.FLOAT, shape)
     return _opened(graph, folder, threads, {"x": np.ones(shape, np.float32)}, {"y": shape}, NODES)
 
 
@@ -196,6 +209,15 @@ def _opened(
     for name, array in outputs.items():
         binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
     return Chain(session, binding, nodes, size, [given, outputs])
+
+
+SMALLEST: dict[str, Callable[[Path, int], Chain]] = {
+    "product": small,
+    "attention": attention,
+    "norm": partial(norms, rows=1),
+    "activation": activations,
+}
+"""Chains of one row, by kind."""
 
 
 def _weight(rng: np.random.Generator, outputs: int, inputs: int) -> NDArray[np.float32]:

@@ -141,12 +141,35 @@ def capacity(
     return best
 
 
-def replicas_for(
-    rate: float, one: Needed, times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, seed: int = 0
+def fewest(
+    rate: float, times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, share: float = 0.95, seed: int = 0
 ) -> Needed:
-    """As many replicas as `rate` needs where each takes what `one` (of `capacity`) does, simulated together."""
-    count = max(1, math.ceil(rate / one.rate))
+    """The fewest replicas that keep the share of good answers at `rate`, to a tenth; it needs no `capacity` and so is quick
+    where few are enough. Raises UserError where a lone request is not answered in time."""
+    work = times.call + lengths.prompt / times.prefill_rate + lengths.answer * times.row
+    alone = tried(min(rate, 0.01 / (work + lengths.answer * times.step)), 1, times, limits, lengths, slo, seed)
+    if alone.goodput_share < share:
+        raise UserError(
+            f"{slo} is not kept by a replica that is asked once in a while (TTFT {alone.ttft_p95_ms:.0f} ms)"
+        )
+    count = max(1, math.ceil(rate * work))
+    while (seen := _grouped(rate, count, times, limits, lengths, slo, seed)).goodput_share < share:
+        count = max(count + 1, math.ceil(1.1 * count))
+    return seen
+
+
+def _grouped(
+    rate: float, count: int, times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, seed: int
+) -> Needed:
+    """Groups of at most TOGETHER, of which one is simulated."""
     groups = math.ceil(count / TOGETHER)
     together = math.ceil(count / groups)
     seen = tried(rate / groups, together, times, limits, lengths, slo, seed)
     return Needed(rate, groups * together, seen.goodput_share, seen.ttft_p50_ms, seen.ttft_p95_ms, seen.utilization)
+
+
+def replicas_for(
+    rate: float, one: Needed, times: ServiceTimes, limits: Limits, lengths: Lengths, slo: Slo, seed: int = 0
+) -> Needed:
+    """As many replicas as `rate` needs where each takes what `one` (of `capacity`) does, simulated together."""
+    return _grouped(rate, max(1, math.ceil(rate / one.rate)), times, limits, lengths, slo, seed)

@@ -30,6 +30,7 @@ from tradewind.serving.catalog import Served
 from tradewind.serving.keys import KEYS_VARIABLE, Keyring, keyring
 from tradewind.serving.limits import open_storage
 from tradewind.serving.metrics import Metrics
+from tradewind.serving.planned import read_planned
 from tradewind.serving.server import bind, serve
 from tradewind.serving.settings import ServeSettings
 from tradewind.serving.telemetry import telemetry
@@ -113,6 +114,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default = " ".join(field.default) if isinstance(field.default, tuple) else str(field.default)
         text = f"{field.metadata['help']} (default: {default or 'none'})"
         parser.add_argument(f"--{field.name.replace('_', '-')}", help=text, **kind)
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="of `python -m tradewind.hardware plan`: its values come "
+                        "before these defaults, too")  # fmt: skip
     parser.add_argument("--profile", help="whose variants and champion (default: that of params.yaml)")
     return parser.parse_args(argv)
 
@@ -121,9 +124,14 @@ def settings_from(given: argparse.Namespace) -> tuple[ServeSettings, str]:
     """The settings and the profile that the champion belongs to. Raises UserError."""
     folder = run_folder(given.profile)
     params = read_params(folder / "params.yaml") if (folder / "params.yaml").is_file() else {}
-    settings = build(ServeSettings, params.get("serve", {}), "serve")
+    planned, replicas = read_planned(given.plan) if given.plan else ({}, 1)
+    if replicas > 1:
+        raise UserError(f"{given.plan} is for {replicas} replicas: `make cluster PLAN={given.plan}` starts them")
+    settings = build(ServeSettings, {**params.get("serve", {}), **planned}, "serve")
     settings = replace(settings, variants=str(folder / settings.variants), encoder=str(folder / settings.encoder))
-    options = {name: value for name, value in vars(given).items() if value is not None and name != "profile"}
+    options = {
+        name: value for name, value in vars(given).items() if value is not None and name not in ("profile", "plan")
+    }
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     settings = replace(settings, **options)
     if settings.engine not in ENGINES:
