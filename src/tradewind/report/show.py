@@ -15,7 +15,7 @@ from IPython.display import Image, Markdown
 from tradewind.errors import UserError
 from tradewind.evaluation.results import read_results
 from tradewind.evaluation.speed import FORMULAS, SpeedPlan, measure
-from tradewind.report import caching, compression, serving, serving_pictures
+from tradewind.report import caching, compression, hardware, serving, serving_pictures
 from tradewind.report.readme import Reports
 from tradewind.report.summary import in_order
 from tradewind.report.table import differences_table, measured_table
@@ -121,6 +121,7 @@ SECTIONS: dict[str, Callable[[Reports], str]] = {
     **serving.SECTIONS,
     **caching.SECTIONS,
     **compression.SECTIONS,
+    **hardware.SECTIONS,
 }
 
 
