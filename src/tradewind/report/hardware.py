@@ -14,6 +14,7 @@ from tradewind.report.readme import Reports
 from tradewind.report.serving import found, missing, section
 
 COMPILED, TRIP = "hardware/compiled", "studies/hardware/trip"
+NOTHING = "*Not measured yet: `make bench` writes `reports/hardware/`.*\n"
 WORST = 5
 """Points with the largest errors that are shown."""
 LIMITS = {"median": 0.20, "worst": 0.40, "trip": 0.20}
@@ -46,22 +47,24 @@ def hosts(reports: Reports) -> Iterator[Mapping[str, Any]]:
 
 
 def measured(reports: Reports) -> str:
-    """A line for each variant, engine and host."""
+    """A line for each variant, engine and host: the longest prompt, one row, and most rows."""
     parts = []
     for host in hosts(reports):
-        rows = []
+        rows, head = list[list[str]](), list[str]()
         for engine, part in host["engines"].items():
+            plan = part["plan"]
+            wanted = (("prefill", max(plan["prompts"])), ("decode", 1), ("decode", max(plan["rows"])))
+            head = [f"prefill {wanted[0][1]}", "decode, 1 row", f"decode, {wanted[2][1]} rows"]
             for variant, whole in part["variants"].items():
-                points = {(row["program"], row["tokens"] if row["program"] == "prefill" else row["rows"]): row
-                          for row in part["points"] if row["variant"] == variant}  # fmt: skip
-                longest = max(size for program, size in points if program == "prefill")
-                most = max(size for program, size in points if program == "decode")
-                shown = [points["prefill", longest], points["decode", 1], points["decode", most]]
-                shares = [f"{row['utilization']:.0%}" for row in shown]
+                points = {(row["program"], size(row)): row for row in part["points"] if row["variant"] == variant}
+                shown = [points[key] for key in wanted]
                 joules = whole.get("joules_per_token")
-                rows.append([f"{variant}, {engine}", *(f"{row['tokens_per_s']:,.0f}" for row in shown), *shares,
-                             f"{whole['peak_rss_bytes'] / 1e6:,.0f}", f"{joules['value']:.2f}" if joules else "-"])  # fmt: skip
-        head = [f"prefill {longest}", "decode 1 row", f"decode {most} rows"]
+                rates, shares = (
+                    [f"{row['tokens_per_s']:,.0f}" for row in shown],
+                    [f"{row['utilization']:.0%}" for row in shown],
+                )
+                last = [f"{whole['peak_rss_bytes'] / 1e6:,.0f}", f"{joules['value']:.2f}" if joules else "-"]
+                rows.append([f"{variant}, {engine}", *rates, *shares, *last])
         columns = [
             *(f"{one}, tok/s" for one in head),
             *(f"share of peak, {one}" for one in head),
@@ -69,7 +72,12 @@ def measured(reports: Reports) -> str:
             "J/token",
         ]
         parts.append(table(["variant, engine", *columns], rows) + source(host))
-    return "\n".join(parts) or "*Not measured yet: `make bench` writes `reports/hardware/`.*\n"
+    return "\n".join(parts) or NOTHING
+
+
+def size(row: Mapping[str, Any]) -> int:
+    """What tells a point of a program: tokens of a prompt, rows of a step."""
+    return int(row["tokens"] if row["program"] == "prefill" else row["rows"])
 
 
 def roofline(reports: Reports) -> str:
@@ -83,11 +91,10 @@ def roofline(reports: Reports) -> str:
                          f"{wrong['bias']:+.0%}", "yes" if good else "no"])  # fmt: skip
             points += [(abs(row["error"]), host["slug"], row) for row in part["points"]]
     if not rows:
-        return "*Not measured yet: `make bench` writes `reports/hardware/`.*\n"
+        return NOTHING
     goal = f"median at most {LIMITS['median']:.0%}, worst {LIMITS['worst']:.0%}"
     worst = "; ".join(
-        f"{row['variant']} ({row['engine']}), {row['program']} {row['tokens'] if row['program'] == 'prefill' else row['rows']}: "
-        f"{row['error']:+.0%}"
+        f"{row['variant']} ({row['engine']}), {row['program']} {size(row)}: {row['error']:+.0%}"
         for _, _, row in sorted(points, key=lambda point: -point[0])[:WORST]
     )
     head = ["host, engine", "points", "median error", "worst", "bias", goal]
@@ -100,11 +107,16 @@ def compiled(data: Mapping[str, Any]) -> str:
 
 def trip(data: Mapping[str, Any]) -> str:
     """The plan for a host, deployed there: predicted beside measured."""
-    chosen = data["chosen"]
-    rows = [[name.replace("_", " "), f"{data['predicted'][name]:.2f}", f"{data['measured'][name]:.2f}", f"{error:+.0%}",
-             "yes" if abs(error) <= LIMITS["trip"] else "no"] for name, error in data["errors"].items()]  # fmt: skip
-    told = (f"\nAsked: {data['asked']['slo']}; chosen: {chosen['variant']} by {chosen['engine']}, {chosen['replicas']} replica, "
-            f"at {data['rate']:.2f} requests/s, Poisson.\n")  # fmt: skip
+    chosen, asked, rows = data["chosen"], data["asked"]["slo"], []
+    for name, error in data["errors"].items():
+        figures = [f"{data[side][name]:.2f}" for side in ("predicted", "measured")]
+        rows.append(
+            [name.replace("_", " "), *figures, f"{error:+.0%}", "yes" if abs(error) <= LIMITS["trip"] else "no"]
+        )
+    told = (
+        f"\nAsked: {asked}; chosen: {chosen['variant']} by {chosen['engine']}, {chosen['replicas']} replica, at "
+        f"{data['rate']:.2f} requests/s, Poisson.\n"
+    )
     return table(["", "predicted", "measured", "error", f"within {LIMITS['trip']:.0%}"], rows) + told + source(data)
 
 
