@@ -68,7 +68,7 @@ def test_cells_hold_no_logic(path):
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_that_differs_is_found(name, reports):
     text = section_text(name, reports)
-    assert "teacher-int8" in text or "Not measured yet" in text
+    assert "teacher-int8" in text or "Not measured yet" in text or "as claimed" in text  # devices: of no report
     assert list(differences(shown(name, text_markdown=text), reports)) == []
     assert len(list(differences(shown(name, text_markdown=text + "1"), reports))) == 1
     assert (
