@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 RAPL = Path("/sys/class/powercap")
-MODELLED = "model: the device's power times its seconds"
 
 
 class Meter(ABC):

@@ -23,7 +23,7 @@ from tradewind.model.config import DecoderConfig
 from tradewind.planning.plan import fitted
 from tradewind.planning.simulation import ServiceTimes
 
-MEASURED, COMPILED, MODELLED = "measured", "compiled", "modelled"
+MEASURED, MODELLED = "measured", "modelled"
 CHUNKS, ROWS = (16, 64, 128, 256), (1, 2, 4, 8)
 """Of the points that modelled service times are fitted to."""
 HOST_WATTS = 45.0
