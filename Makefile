@@ -79,7 +79,7 @@ load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a ser
 bench: $(STAMP)  ## measure all variants on this host's devices, by the engines jax and ort, into reports/hardware/
 	@python -m tradewind.hardware bench
 
-study: $(STAMP) $(if $(filter compression,$(NAME)),litert llama)  ## run the sweep of a question: NAME=slug
+study: $(STAMP) $(if $(filter compression,$(NAME)),litert llama) $(if $(filter hardware,$(NAME)),tpu)  ## run the sweep of a question: NAME=slug
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }
 	@test -f .tradewind/packages.json || { echo "error: a study builds on the main job: run 'make repro' first" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro

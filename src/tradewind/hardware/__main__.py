@@ -139,7 +139,7 @@ def run_plan(given: argparse.Namespace) -> None:
         f"python -m tradewind.hardware plan --slo {given.slo} --load {given.load}\n{chosen.name}\n"
         f"TTFT p95 {chosen.ttft_p95_ms:.0f} ms expected of what the cache leaves; times: {chosen.place.tier}"
     )
-    values = {**serve, "model": chosen.model.name, "engine": chosen.place.engine, "cache": chosen.cache,
+    values = {**serve, "model": chosen.model.name, "engine": chosen.place.engine, "cache": chosen.cache, "lookup_tokens": 0,
               "slots": limits.slots, "ttft_goal_ms": round(wanted.ttft_p95_ms)}  # fmt: skip
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(planned_text(values, chosen.replicas, about), encoding="utf-8")
