@@ -47,10 +47,15 @@ def test_every_point_is_measured_predicted_and_recorded(result, tmp_path):
 
 
 def test_a_planner_reads_what_a_bench_wrote(result, tmp_path):
+    """Seconds of a known machine stand in for the measured ones: those of so small a model need not grow with it."""
+    for row in result["engines"]["ort"]["points"]:
+        row["seconds"] = 0.002 + row["tokens"] / 500 if row["program"] == "prefill" else 0.003 + 0.001 * row["rows"]
+    (tmp_path / "hardware" / f"{result['slug']}.json").write_text(json.dumps(result))
     known = models(tmp_path)
     (place,) = measured(known["base-int4"], tmp_path)
     assert (place.tier, place.engine, place.joules) == ("measured", "ort", None)
-    assert place.times.step >= 0 and place.times.prefill_rate > 0
+    assert (place.times.call, place.times.prefill_rate) == (pytest.approx(0.002), pytest.approx(500))
+    assert (place.times.step, place.times.row) == (pytest.approx(0.003), pytest.approx(0.001))
 
 
 def test_errors_are_sizes_and_the_bias_keeps_its_sign():
