@@ -1,7 +1,7 @@
 """Stage `distill`: the initial student trained to say what the teacher says -> the student.
 
-`python pipelines/distill.py tiny`: the student of that name in the section; without a name, `student`. All students with
-the same tokenizer share one teacher cache.
+`python pipelines/distill.py tiny [CACHE]`: the student of that name in the section; without a name, `student`. Students
+with the same tokenizer can share a teacher cache: CACHE, else that of the main job.
 """
 
 import shutil
@@ -20,20 +20,21 @@ from tradewind.model.weights import load_hf, to_model
 from tradewind.tracking import Measurement, record_run
 from tradewind.training.checkpoint import Checkpoints, run_folder
 
-TEACHER, CACHE = "artifacts/teacher", "artifacts/teacher_cache"
+TEACHER = "artifacts/teacher"
 
 
 def main() -> None:
     name, params = student_params("distill", sys.argv[1:])
+    folder = sys.argv[2] if len(sys.argv) > 2 else "artifacts/teacher_cache"
     context = {key: params.pop(key) for key in ("profile", "seed")}
     initial, student = f"artifacts/{name}_init", f"artifacts/{name}"
     choice = build(DistillConfig, params, f"distill.{name}")
     tokenizer = Tokenizer.load(initial)
     config, flat = load_hf(initial)
     vocabulary = read_json(f"{initial}/vocabulary.json")
-    cache = load_cache(CACHE, {"tokenizer": tokenizer.digest, "teacher": vocabulary["teacher_digest"]})
+    cache = load_cache(folder, {"tokenizer": tokenizer.digest, "teacher": vocabulary["teacher_digest"]})
     checkpoints = Checkpoints(
-        run_folder("distill", params | context, [f"{initial}/model.safetensors", f"{CACHE}/header.json"])
+        run_folder("distill", params | context, [f"{initial}/model.safetensors", f"{folder}/header.json"])
     )
     scorer = None
     if choice.on_policy.share:

@@ -1,4 +1,9 @@
-"""Stage `teacher_cache`: what the teacher says at every answer position, on the student's tokenization."""
+"""Stage `teacher_cache`: what the teacher says at every answer position, on the student's tokenization.
+
+`python pipelines/teacher_cache.py FOLDER TOKENS`: another one, of so many tokens, else as the section says.
+"""
+
+import sys
 
 import numpy as np
 
@@ -18,10 +23,11 @@ TRAIN, CACHE = "artifacts/corpus/train.jsonl", "artifacts/teacher_cache"
 
 def main() -> None:
     params = stage_params("teacher_cache")
+    folder, tokens = sys.argv[1:] or (CACHE, params["tokens"])
     tokenizer = Tokenizer.load(STUDENT)
     teacher_ids = np.asarray(read_json(f"{STUDENT}/vocabulary.json")["teacher_ids"], np.int32)
     conversations = [row["messages"] for row in read_jsonl(TRAIN)]
-    packed = pack(draw(conversations, tokenizer, params["tokens"], params["length"], params["seed"]), params["length"])
+    packed = pack(draw(conversations, tokenizer, int(tokens), params["length"], params["seed"]), params["length"])
     config, flat = load_hf(TEACHER)
     teacher = to_model(config, flat, dtype=DTYPES[params["dtype"]])
     taps = Taps(tuple(params.get("streams", ())), params.get("relation_heads", 0))
@@ -29,7 +35,7 @@ def main() -> None:
     with precision(params["matmul_precision"]):
         cache = ask_teacher(teacher, teacher_ids, packed, params["k"], params["rows"], taps)
     digests = {"teacher": weights_digest(flat), "tokenizer": tokenizer.digest, "data": data_digest(packed)}
-    save_cache(CACHE, cache, digests | {"matmul_precision": params["matmul_precision"]})
+    save_cache(folder, cache, digests | {"matmul_precision": params["matmul_precision"]})
     print(f"teacher_cache: {packed.tokens} tokens, {packed.targets} answer positions, top {params['k']}")
 
 
