@@ -13,7 +13,7 @@ CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve cluster edge litert llama tpu load bench study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster edge litert llama tpu load bench known-study study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -79,8 +79,10 @@ load: $(STAMP)  ## run load test SCENARIO=NAME against URL=..., or against a ser
 bench: $(STAMP)  ## measure all variants on this host's devices, by the engines jax and ort, into reports/hardware/
 	@python -m tradewind.hardware bench
 
-study: $(STAMP) $(if $(filter compression,$(NAME)),litert llama) $(if $(filter hardware,$(NAME)),tpu)  ## run the sweep of a question: NAME=slug
+known-study:
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }
+
+study: known-study $(STAMP) $(if $(filter compression,$(NAME)),litert llama) $(if $(filter hardware,$(NAME)),tpu)  ## run the sweep of a question: NAME=slug
 	@test -f .tradewind/packages.json || { echo "error: a study builds on the main job: run 'make repro' first" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro
 
