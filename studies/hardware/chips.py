@@ -2,10 +2,15 @@
 
     python -m studies.hardware.chips
 
+As many at once as there are cores: a compilation takes one or two minutes of one core, the more the more chips.
 Results: reports/hardware/compiled.json, by device, chips and program. Not covered: times, which no compiler knows.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,14 +26,16 @@ PLAN, RESULT = Path("studies/hardware/params.yaml"), Path("reports/hardware/comp
 def main() -> None:
     given = read_params(PLAN)["chips"]
     shape = DecoderConfig.from_hf(read_json(Path(given["model"]) / "config.json"))
-    asked = [
-        (device, chips, name) for device in given["devices"] for chips in given["chips"] for name in given["programs"]
-    ]
-    rows = []
-    for device, chips, name in tqdm(asked, desc="compiling", disable=None):
+    asked = list(product(given["devices"], given["chips"], given["programs"]))
+
+    def compiled(of: tuple[str, int, str]) -> dict[str, Any]:
+        device, chips, name = of
         work = given["programs"][name]
         answer = compile_for(device, chips, Program(name, work["rows"], work["length"]), shape)
-        rows.append({"device": device, "chips": chips, "program": name, **work, **answer})
+        return {"device": device, "chips": chips, "program": name, **work, **answer}
+
+    with ThreadPoolExecutor(os.cpu_count()) as at_once:
+        rows = list(tqdm(at_once.map(compiled, asked), desc="compiling", total=len(asked)))
     write_json(RESULT, {"tier": "compiled", "model": given["model"], "git_commit": git_commit(), "programs": rows})
     print(table(rows))
 

@@ -203,7 +203,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     benching.add_argument("--engine", nargs="+", choices=list(LIBRARIES), help="(default: those that are installed)")
     benching.add_argument("--rounds", type=positive, default=5, metavar="N", help=f"counted {default}")
     benching.add_argument("--slots", type=positive, default=8, metavar="N", help=f"rows at most {default}")
-    benching.add_argument("--max-len", type=positive, default=1024, metavar="N", help=f"tokens of a slot {default}")
+    benching.add_argument("--max-len", type=positive, default=256, metavar="N", help=f"tokens of a slot {default}")
     benching.add_argument(
         "--threads", type=positive, default=os.cpu_count() or 1, metavar="N", help=f"of ort {default}"
     )

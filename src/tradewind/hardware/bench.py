@@ -10,6 +10,7 @@ Not covered: several devices at once (the engines run on one), the server (load 
 """
 
 import multiprocessing
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,11 +30,17 @@ from tradewind.hardware.peaks import read_peaks
 from tradewind.hardware.roofline import step as estimate
 from tradewind.hardware.storage import storage
 from tradewind.planning.service import STEPS, chunk, step
-from tradewind.tracking import Measurement, git_commit, record_run
+from tradewind.tracking import Measurement, git_commit, home, record_run
 
 FOLDER, RUNS = Path("reports/hardware"), Path("reports/runs")
 ENGINES = ("ort", "jax")
 JOULES = "joules_per_token"
+KEPT = {
+    "JAX_COMPILATION_CACHE_DIR": "jax",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+"""What processes keep that they compile, so that only the first bench of a host waits for it; the folder is in home."""
 COLUMNS = ("program", "rows", "tokens/s", "ms", "predicted", "error", "bound", "share of peak")
 
 
@@ -95,6 +102,7 @@ def bench(
     manifests = {name: load_variant(path, verify=False) for name, path in variants.items()}
     head = {"tier": "measured", "device": host.device(), "slug": slug(host.device()), "host": host.facts()}
     found: dict[str, Any] = {**head, "seed": seed, "git_commit": git_commit(), "engines": {}}
+    os.environ |= {name: str(home() / value) if name.endswith("DIR") else value for name, value in KEPT.items()}
     for engine in engines:
         work = BenchPlan(engine, **plan)
         facts = in_process(engine_facts, engine, work.threads, work.repeats)
