@@ -20,7 +20,8 @@ from tradewind.hardware import places
 from tradewind.hardware.bench import FOLDER as BENCH_FOLDER
 from tradewind.hardware.bench import bench
 from tradewind.hardware.bench import table as bench_table
-from tradewind.hardware.compiled import PROGRAMS, PYTHON, TOPOLOGIES, Program, compile_for
+from tradewind.hardware.compiled import PROGRAMS, Program, compile_for
+from tradewind.hardware.compiled import devices as compiled_devices
 from tradewind.hardware.compiled import table as compiled_table
 from tradewind.hardware.device import Device, load_device, names
 from tradewind.hardware.goal import Budget, Demand, Wanted, read_words
@@ -31,8 +32,6 @@ from tradewind.model.config import DecoderConfig
 from tradewind.planning.simulation import Limits
 from tradewind.serving.planned import planned_text
 
-PREFERRED = ("bfloat16", "float16", "float32")
-"""What float products run in, the first that a device has."""
 HERE = "measured"
 """Stands for the hosts that were benched among the names of devices."""
 LIBRARIES = {"ort": "onnxruntime", "jax": "jax"}
@@ -73,8 +72,7 @@ def run_estimate(given: argparse.Namespace) -> None:
 
 
 def _estimated(device: Device, shape: DecoderConfig, bits: float, rows: int, given: argparse.Namespace) -> str:
-    dtype = next((dtype for dtype in PREFERRED if dtype in device.peak_tflops), None)
-    if dtype is None:
+    if (dtype := device.dtype) is None:
         return f"| {device.name} | {bits:g} bits | {rows} | multiplies no floats | | | | | |"
     storage = Storage(f"{bits:g}-bit", {"other": bits}, {"other": dtype})
     bound, likely = device.machine(), device.machine(given.reach)
@@ -225,8 +223,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     planning.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     planning.add_argument("--seed", type=int, default=0, help=default)
     planning.set_defaults(command=run_plan)
-    compiling = commands.add_parser("compile", parents=[shared], help="compile programs for TPUs that are not here")
-    compiling.add_argument("--device", nargs="+", required=True, metavar="NAME", help=", ".join(sorted(TOPOLOGIES)))
+    compiling = commands.add_parser(
+        "compile", parents=[shared], help="compile programs for TPUs and GPUs that are not here"
+    )
+    compiling.add_argument("--device", nargs="+", required=True, metavar="NAME", help=", ".join(compiled_devices()))
     compiling.add_argument("--chips", type=positive, nargs="+", default=[1, 4], metavar="N", help=default)
     compiling.add_argument("--program", nargs="+", default=list(PROGRAMS), choices=PROGRAMS, help=default)
     compiling.add_argument("--rows", type=positive, default=8, metavar="N", help=f"a chip {default}")
@@ -235,7 +235,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--tensor", type=positive, default=1, metavar="N", help=f"chips that share a matrix {default}"
     )
     compiling.add_argument("--remat", action="store_true", help="training: recompute layers in the backward pass")
-    compiling.add_argument("--python", type=Path, default=PYTHON, metavar="PYTHON", help=f"of `make tpu` {default}")
+    compiling.add_argument(
+        "--python", type=Path, metavar="PYTHON", help="has the compiler (default: that of `make tpu` or `make cuda`)"
+    )
     compiling.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     compiling.set_defaults(command=run_compile)
     return parser.parse_args(argv)

@@ -34,8 +34,9 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute
 
 @dataclass(frozen=True)
 class Request:
-    """platform, topology, target: see `compiled.Chips`. program: a key of PROGRAMS. rows: of all chips together. length: of
-    a training row, of a prompt's chunk, or of the context that a decode step sees."""
+    """platform, topology, target: of JAX's `get_topology_desc`; target: a GPU's description as text. program: a key of
+    PROGRAMS. rows: of all chips together. length: of a training row, of a prompt's chunk, or of the context that a decode
+    step sees."""
 
     platform: str
     topology: str
@@ -76,9 +77,14 @@ def answer(request: Request) -> dict[str, Any]:
 
 
 def chips(request: Request) -> list[Any]:
-    options: dict[str, Any] = {"platform": request.platform, "topology_name": request.topology}
+    options = {"platform": request.platform, "topology_name": request.topology}
     if request.target is not None:
-        options |= {"target_config": request.target, "topology": "1x1x1"}
+        options = {
+            "platform": "cuda",
+            "topology_name": "GPUs",
+            "target_config": request.target,
+            "topology": request.topology,
+        }
     return list(topologies.get_topology_desc(**options).devices)
 
 

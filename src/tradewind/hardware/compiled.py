@@ -1,10 +1,12 @@
 """What a compiler says of chips that are not here: whether a program fits, what it holds, how its chips talk.
 
 The second of three tiers of evidence: memory and collectives are the compiler's, for the program that would run; time is
-not (its own estimate is negative for decode steps and counts padding), and comes from the roofline. A worker process
-compiles (`compile_worker`), in an environment that has the platform's compiler: `make tpu` makes it.
+not (a TPU's own estimate is negative for decode steps and counts padding, CUDA's compiler has none), and comes from the
+roofline. A worker process compiles (`compile_worker`), in an environment that has the platform's compiler: `make tpu` or
+`make cuda` makes it. A TPU's compiler refuses what does not fit; of a GPU, what is held is compared with its memory here.
 
-Not covered: whether the compiled program is right, or fast; several slices; chips of which no topology is listed.
+Not covered: whether the compiled program is right, or fast; several slices; GPUs of several hosts; products that CUDA's
+libraries would be tuned for on the device (without it, the compiler writes its own kernels).
 """
 
 import json
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tradewind.errors import UserError
+from tradewind.hardware.device import Device, load_device, names
 from tradewind.model.config import DecoderConfig
 
 TOPOLOGIES: dict[str, dict[int, str]] = {
@@ -30,18 +33,40 @@ TOPOLOGIES: dict[str, dict[int, str]] = {
     for chip in ("v5e", "v6e")
 }
 """Device of conf/hardware -> chips -> topology as libtpu names it."""
+GPUS = {chips: f"1x1x{chips}" for chips in (1, 2, 4, 8)}
+"""Chips of one host -> topology as CUDA's plugin names it."""
 PROGRAMS = ("train", "prefill", "decode")
-PYTHON = Path(".venv-tpu/bin/python")
-GET_IT = "no TPU compiler here: `make tpu` gets it (1 GB), or pass --python with a Python that has jax and libtpu"
-ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "JAX_PLATFORMS": "cpu",
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """python: has the platform's plugin. get: what to say where it does not. environment: of a host without such chips,
+    which is not to look for them."""
+
+    python: Path
+    get: str
+    environment: Mapping[str, str]
+
+
+COMPILERS = {
+    "tpu": Compiler(
+        Path(".venv-tpu/bin/python"),
+        "no TPU compiler here: `make tpu` gets it (1.3 GB), or pass --python with a Python that has libtpu",
+        {
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "TPU_WORKER_ID": "0",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            "JAX_PLATFORMS": "cpu",
+        },
+    ),
+    "cuda": Compiler(
+        Path(".venv-cuda/bin/python"),
+        "no CUDA compiler here: `make cuda` gets it (1.7 GB), or pass --python with a Python that has JAX's CUDA plugin",
+        {"JAX_PLATFORMS": "cpu"},
+    ),
 }
-"""A host that has no TPU, and is not to look for one."""
 WORKER_S = 1200
 
 
@@ -54,7 +79,6 @@ class Program:
     rows: int
     length: int
     tensor: int = 1
-    dtype: str = "bfloat16"
     remat: bool = False
 
     def __post_init__(self) -> None:
@@ -63,46 +87,86 @@ class Program:
 
 
 def compile_for(
-    device: str, chips: int, program: Program, model: DecoderConfig, python: Path = PYTHON
+    device: str, chips: int, program: Program, model: DecoderConfig, python: Path | None = None
 ) -> dict[str, Any]:
     """The worker's answer: `fits`, `memory` (bytes a chip), `collectives`, `compile_s`; or `needs`, where it does not fit.
+    python: another than the platform's own.
 
     Raises:
         UserError: no compiler, an unknown device or number of chips, chips that `tensor` does not divide.
     """
     if chips % program.tensor:
         raise UserError(f"{chips} chips cannot be split into groups of {program.tensor}")
+    where, known = topology(device, chips), load_device(device)
     request = {
-        "platform": "tpu",
-        "topology": topology(device, chips),
-        "target": None,
+        "platform": platform(device),
+        "topology": where,
+        "target": target(known) if known.cuda else None,
         "mesh": {"data": chips // program.tensor, "tensor": program.tensor},
         "program": program.name,
         "model": asdict(model),
         "rows": program.rows * chips // program.tensor,
         "length": program.length,
-        "dtype": program.dtype,
+        "dtype": known.dtype,
         "remat": program.remat,
     }
-    return ask(request, python)
+    answer, memory = ask(request, python), 1e9 * known.memory_gb
+    if answer["fits"] and answer["memory"]["peak"] > memory:
+        needs = f"needs {answer['memory']['peak'] / 1e9:.1f} GB of memory, of {memory / 1e9:.1f} GB"
+        answer = {"fits": False, "needs": needs}
+    return answer
+
+
+def devices() -> list[str]:
+    """Of conf/hardware, those that can be compiled for."""
+    return sorted([*TOPOLOGIES, *(name for name in names() if load_device(name).cuda)])
+
+
+def platform(device: str) -> str:
+    return "tpu" if device in TOPOLOGIES else "cuda"
 
 
 def topology(device: str, chips: int) -> str:
-    if device not in TOPOLOGIES:
-        raise UserError(f"{device!r} cannot be compiled for here (choices: {', '.join(sorted(TOPOLOGIES))})")
-    if chips not in TOPOLOGIES[device]:
-        raise UserError(f"{device} comes in {', '.join(map(str, TOPOLOGIES[device]))} chips here, not in {chips}")
-    return TOPOLOGIES[device][chips]
+    if device not in (known := devices()):
+        raise UserError(f"{device!r} cannot be compiled for here (choices: {', '.join(known)})")
+    found = TOPOLOGIES.get(device, GPUS)
+    if chips not in found:
+        raise UserError(f"{device} comes in {', '.join(map(str, found))} chips here, not in {chips}")
+    return found[chips]
 
 
-def ask(request: Mapping[str, Any], python: Path) -> dict[str, Any]:
-    """Run the worker in the environment of `python` with this project's sources."""
+def target(device: Device) -> str:
+    """OpenXLA's description of a GPU, as text: `GpuTargetConfigProto`. Limits that all of these GPUs share are from the CUDA
+    Programming Guide's table of compute capabilities; a block can have all shared memory but 1 KiB since capability 8."""
+    assert device.cuda is not None
+    cuda = device.cuda
+    major, minor = cuda.capability.split(".")
+    shared = 1024 * cuda.shared_kib
+    info = {
+        "threads_per_block_limit": 1024, "threads_per_warp": 32, "threads_per_core_limit": cuda.threads,
+        "shared_memory_per_block": 49152, "shared_memory_per_block_optin": shared - (1024 if int(major) >= 8 else 0),
+        "shared_memory_per_core": shared, "registers_per_core_limit": 65536, "registers_per_block_limit": 65536,
+        "core_count": cuda.multiprocessors, "fpus_per_core": cuda.lanes, "clock_rate_ghz": cuda.clock_ghz,
+        "block_dim_limit_x": 2**31 - 1, "block_dim_limit_y": 65535, "block_dim_limit_z": 65535,
+        "memory_bandwidth": round(1e9 * device.bandwidth_gbs), "device_memory_size": round(1e9 * device.memory_gb),
+        "l2_cache_size": round(2**20 * (device.on_chip_mb or 0)),
+    }  # fmt: skip
+    lines = [f"  {name}: {value}" for name, value in info.items()]
+    lines.append(f"  cuda_compute_capability {{ major: {major} minor: {minor} }}")
+    rest = ['platform_name: "CUDA"', "runtime_version { major: 13 }", "dnn_version_info { major: 9 minor: 10 }",
+            f'device_description_str: "{device.name}"']  # fmt: skip
+    return "\n".join(["gpu_device_info {", *lines, "}", *rest])
+
+
+def ask(request: Mapping[str, Any], python: Path | None = None) -> dict[str, Any]:
+    """Run the worker in the environment of its compiler's Python, or of `python`, with this project's sources."""
+    compiler = COMPILERS[request["platform"]]
+    python = python or compiler.python
     if not python.exists():
-        raise UserError(GET_IT)
+        raise UserError(compiler.get)
     source = str(Path(__file__).parents[2])
-    environment = (
-        os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), source)))}
-    )
+    sources = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), source)))
+    environment = os.environ | compiler.environment | {"PYTHONPATH": sources}
     command = [str(python), "-m", "tradewind.hardware.compile_worker"]
     try:
         done = subprocess.run(command, input=json.dumps(request), env=environment, capture_output=True, text=True,

@@ -16,6 +16,7 @@ from tradewind.hardware.roofline import Machine
 FOLDER = Path("conf/hardware")
 KINDS = ("gpu", "tpu", "npu", "cpu", "soc")
 CONFIDENCE = ("read", "recalled")
+PREFERRED = ("bfloat16", "float16", "float32")
 TILES = {"gpu": (16, 16, 16), "tpu": (8, 128, 128), "npu": (1, 128, 128), "cpu": (1, 1, 1), "soc": (1, 1, 1)}
 """What sizes of a product (rows, inputs, outputs) are padded to: tensor cores' fragments, a TPU's 8 x 128 registers."""
 LAUNCH_US = {"gpu": 2.0, "tpu": 1.0, "npu": 5.0, "cpu": 5.0, "soc": 20.0}
@@ -43,10 +44,23 @@ class Price:
 
 
 @dataclass(frozen=True)
+class Cuda:
+    """What CUDA's compiler asks of a GPU, beside its memory. lanes: of float32, shared_kib: memory, threads: at most; all of
+    one multiprocessor."""
+
+    capability: str
+    multiprocessors: int
+    lanes: int
+    shared_kib: int
+    threads: int
+    clock_ghz: float
+
+
+@dataclass(frozen=True)
 class Device:
     """One chip, board or core. peak_tflops: 10^12 operations/s by dtype, dense. memory_gb: 10^9 bytes. bandwidth_gbs: 10^9
     bytes/s of main memory. on_chip_*: the largest memory on the chip. interconnect_gbs: to other chips, one direction.
-    launch_us: to start a kernel. None: nobody trustworthy says."""
+    launch_us: to start a kernel. None: nobody trustworthy says. cuda: of NVIDIA's."""
 
     name: str
     kind: str
@@ -61,6 +75,7 @@ class Device:
     price_usd_hour: Price | None
     launch_us: float | None
     sources: tuple[Source, ...]
+    cuda: Cuda | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -92,6 +107,11 @@ class Device:
             interconnect=1e9 * (self.interconnect_gbs or 0) * reach,
         )
 
+    @property
+    def dtype(self) -> str | None:
+        """What float products run in, the first of `PREFERRED` that it multiplies; None: it multiplies no floats."""
+        return next((dtype for dtype in PREFERRED if dtype in self.peak_tflops), None)
+
 
 def load_device(name: str, folder: Path = FOLDER) -> Device:
     """The device of conf/hardware/NAME.yaml. Raises UserError with the nearest names."""
@@ -106,8 +126,9 @@ def read_device(row: Mapping[str, Any], where: str) -> Device:
     if not isinstance(row.get("sources"), list):
         raise UserError(f"{where}: sources must be a list")
     sources = tuple(build(Source, source, f"{where}.sources") for source in row["sources"])
-    price = row.get("price_usd_hour")
-    made = {**row, "sources": sources, "price_usd_hour": price and build(Price, price, f"{where}.price_usd_hour")}
+    price, cuda = row.get("price_usd_hour"), row.get("cuda")
+    made = {**row, "sources": sources, "price_usd_hour": price and build(Price, price, f"{where}.price_usd_hour"),
+            "cuda": cuda and build(Cuda, cuda, f"{where}.cuda")}  # fmt: skip
     return build(Device, made, where)
 
 

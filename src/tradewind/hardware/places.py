@@ -116,8 +116,7 @@ def modelled(model: Model, name: str, reach: float, context: int) -> Place | Non
 
 def device_storage(model: Model, device: Device) -> Storage:
     """Weights in the recipe's bits, widened to the device's float dtype where they are multiplied."""
-    dtype = next((one for one in ("bfloat16", "float16", "float32") if one in device.peak_tflops), None)
-    if dtype is None:
+    if (dtype := device.dtype) is None:
         raise UserError(f"{device.name} multiplies no floats")
     as_stored = model.storage("ort")
     bits = {kind: min(width, 16.0) for kind, width in as_stored.bits.items()}
