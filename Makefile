@@ -13,7 +13,7 @@ CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro data test test-all serve cluster edge litert llama tpu load bench known-study study notebooks mlflow lab lint clean lock
+.PHONY: help repro data test test-all serve cluster edge litert llama tpu cuda load bench known-study study notebooks mlflow lab lint clean lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,8 @@ llama: .venv-llama/.installed  ## make .venv-llama (130 MB), in which `python -m
 
 tpu: .venv-tpu/.installed  ## make .venv-tpu (1.3 GB), in which `python -m tradewind.hardware compile` compiles for TPUs that are not here
 
+cuda: .venv-cuda/.installed  ## make .venv-cuda (1.5 GB), in which it compiles for NVIDIA's GPUs
+
 data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
 	@python pipelines/acquire.py $(if $(ACCEPT),--accept)
 
@@ -82,7 +84,7 @@ bench: $(STAMP)  ## measure all variants on this host's devices, by the engines 
 known-study:
 	@test -f studies/$(NAME)/dvc.yaml || { echo "error: no study '$(NAME)' (choices: $$(ls -d studies/*/ 2>/dev/null | sed 's:studies/::;s:/$$::' | paste -sd, | sed 's/,/, /g;s/^$$/none yet/'))" >&2; exit 2; }
 
-study: known-study $(STAMP) $(if $(filter compression,$(NAME)),litert llama) $(if $(filter hardware,$(NAME)),tpu)  ## run the sweep of a question: NAME=slug
+study: known-study $(STAMP) $(if $(filter compression,$(NAME)),litert llama) $(if $(filter hardware,$(NAME)),tpu cuda)  ## run the sweep of a question: NAME=slug
 	@test -f .tradewind/packages.json || { echo "error: a study builds on the main job: run 'make repro' first" >&2; exit 2; }
 	@cd studies/$(NAME) && dvc repro
 
@@ -102,6 +104,7 @@ lock:  ## resolve the locks anew (needs uv)
 	@uv pip compile pyproject.toml --extra serve --extra cluster --constraint requirements.lock $(COMPILE) -o requirements-cluster.lock
 	@printf '%s\n' litert-converter==0.5.0 ai-edge-litert==2.3.0 flatbuffers numpy 'backports-strenum<1.3' | uv pip compile - $(COMPILE) -o requirements-litert.lock
 	@printf '%s\n' 'jax[tpu]' flax optax numpy safetensors orbax-checkpoint tqdm tokenizers transformers | uv pip compile - --constraint requirements.lock $(COMPILE) -o requirements-tpu.lock
+	@printf '%s\n' jax jax-cuda13-plugin jax-cuda13-pjrt nvidia-cuda-nvcc flax optax numpy safetensors orbax-checkpoint tqdm tokenizers transformers | uv pip compile - --constraint requirements.lock $(COMPILE) -o requirements-cuda.lock
 	@echo xllamacpp==2026.10.11549 | uv pip compile - $(COMPILE) -o requirements-llama.lock
 
 clean:  ## remove what runs made (not the environment, not data/)

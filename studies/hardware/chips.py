@@ -8,7 +8,6 @@ Results: reports/hardware/compiled.json, by device, chips and program. Not cover
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,12 @@ PLAN, RESULT = Path("studies/hardware/params.yaml"), Path("reports/hardware/comp
 def main() -> None:
     given = read_params(PLAN)["chips"]
     shape = DecoderConfig.from_hf(read_json(Path(given["model"]) / "config.json"))
-    asked = list(product(given["devices"], given["chips"], given["programs"]))
+    asked = [
+        (device, chips, name)
+        for device, counts in given["devices"].items()
+        for chips in counts
+        for name in given["programs"]
+    ]
 
     def compiled(of: tuple[str, int, str]) -> dict[str, Any]:
         device, chips, name = of

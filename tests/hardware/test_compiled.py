@@ -5,7 +5,8 @@ import pytest
 from tests.support import ROOT
 from tradewind.errors import UserError
 from tradewind.hardware.compile_worker import collectives, cost
-from tradewind.hardware.compiled import PYTHON, Program, ask, compile_for, table, topology
+from tradewind.hardware.compiled import COMPILERS, Program, ask, compile_for, table, target, topology
+from tradewind.hardware.device import load_device
 from tradewind.hardware.roofline import Storage, cache_bytes, weight_bytes
 from tradewind.model.config import DecoderConfig
 
@@ -13,14 +14,24 @@ SHAPE = DecoderConfig(512, 64, 2, 4, 2, 16, 128)
 
 
 def test_what_cannot_be_compiled_for_is_named():
-    with pytest.raises(UserError, match=r"'h100' cannot be compiled for here \(choices: tpu_v5e, tpu_v6e\)"):
-        topology("h100", 1)
+    with pytest.raises(UserError, match=r"'mi300x' cannot be compiled for here \(choices: a100, h100, h200, l4, "):
+        topology("mi300x", 1)
+    with pytest.raises(UserError, match="h100 comes in 1, 2, 4, 8 chips here, not in 64"):
+        topology("h100", 64)
     with pytest.raises(UserError, match="tpu_v5e comes in 1, 4, 8, 16, 32, 64 chips here, not in 3"):
         topology("tpu_v5e", 3)
     with pytest.raises(UserError, match="unknown program 'serve'"):
         Program("serve", 1, 1)
-    with pytest.raises(UserError, match="make tpu"):
-        ask({}, ROOT / "no-such-python")
+    for platform in ("tpu", "cuda"):
+        with pytest.raises(UserError, match=f"make {platform}"):
+            ask({"platform": platform}, ROOT / "no-such-python")
+
+
+def test_a_gpu_is_described_by_its_facts():
+    said = target(load_device("t4"))
+    assert "cuda_compute_capability { major: 7 minor: 5 }" in said and "core_count: 40" in said
+    assert "shared_memory_per_block_optin: 65536" in said and "device_memory_size: 16000000000" in said
+    assert "shared_memory_per_block_optin: 232448" in target(load_device("h100"))  # 227 KiB, as OpenXLA has it
 
 
 def test_groups_that_do_not_divide_the_chips_are_refused():
@@ -56,8 +67,14 @@ def test_the_table_says_what_does_not_fit():
     ]
 
 
+needs_tpu, needs_cuda = (
+    pytest.mark.skipif(not compiler.python.is_file(), reason=f"no {compiler.python.parts[0]}: make {name}")
+    for name, compiler in COMPILERS.items()
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not PYTHON.is_file(), reason="no .venv-tpu: make tpu")
+@needs_tpu
 def test_a_decode_step_compiled_for_a_tpu_holds_its_weights_and_cache():
     program, kept = Program("decode", rows=4, length=128), Storage("bf16", {"other": 16}, {"other": "bfloat16"}, 16)
     one = compile_for("tpu_v5e", 1, program, SHAPE)
@@ -69,9 +86,30 @@ def test_a_decode_step_compiled_for_a_tpu_holds_its_weights_and_cache():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PYTHON.is_file(), reason="no .venv-tpu: make tpu")
+@needs_tpu
 def test_what_does_not_fit_is_found_before_a_pod_is_rented():
     wide = DecoderConfig(49152, 576, 30, 9, 3, 64, 1536)
     answer = compile_for("tpu_v5e", 1, Program("train", rows=256, length=2048), wide)
     assert not answer["fits"]
     assert "memory" in answer["needs"]
+
+
+@pytest.mark.slow
+@needs_cuda
+def test_a_decode_step_compiled_for_gpus_holds_its_weights_and_cache():
+    program, kept = Program("decode", rows=4, length=128), Storage("bf16", {"other": 16}, {"other": "bfloat16"}, 16)
+    held = weight_bytes(SHAPE, kept) + 4 * cache_bytes(SHAPE, kept, 128)
+    one = compile_for("l4", 1, program, SHAPE)
+    assert one["fits"] and not one["collectives"]
+    assert held <= one["memory"]["argument"] <= 1.1 * held  # nothing is padded
+    two = compile_for("h100", 2, Program("decode", rows=4, length=128, tensor=2), SHAPE)
+    assert two["collectives"]
+
+
+@pytest.mark.slow
+@needs_cuda
+def test_what_a_gpu_cannot_hold_is_found_before_it_is_rented():
+    wide = DecoderConfig(49152, 576, 2, 9, 3, 64, 1536)
+    answer = compile_for("t4", 1, Program("train", rows=256, length=2048), wide)
+    assert not answer["fits"]
+    assert "of 16.0 GB" in answer["needs"]
