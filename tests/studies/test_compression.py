@@ -169,4 +169,7 @@ def test_what_is_named_are_ends_knees_and_certain_steps():
 
 
 def test_every_part_of_the_plan_is_read():
-    assert set(plan()) == {"anchor", "edge", "recipes", "runtimes", "sensitivity", "strategies"}
+    folder = Path(frontier.__file__).parent
+    code = "".join(path.read_text() for path in folder.glob("*.py"))
+    stages = folder.joinpath("dvc.yaml").read_text()
+    assert [name for name in plan() if f'plan()["{name}"]' not in code and f"${{{name}." not in stages] == []
