@@ -40,7 +40,8 @@ def main() -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as at_once:
         rows = list(tqdm(at_once.map(compiled, asked), desc="compiling", total=len(asked)))
-    write_json(RESULT, {"tier": "compiled", "model": given["model"], "git_commit": git_commit(), "programs": rows})
+    head = {"tier": "compiled", "model": given["model"], "parameters": shape.num_parameters, "git_commit": git_commit()}
+    write_json(RESULT, head | {"programs": rows})
     print(table(rows))
 
 

@@ -41,11 +41,12 @@ PROGRAMS = ("train", "prefill", "decode")
 @dataclass(frozen=True)
 class Compiler:
     """python: has the platform's plugin. get: what to say where it does not. environment: of a host without such chips,
-    which is not to look for them."""
+    which is not to look for them. usable: share of a chip's memory that JAX takes by default."""
 
     python: Path
     get: str
     environment: Mapping[str, str]
+    usable: float = 1.0
 
 
 COMPILERS = {
@@ -63,8 +64,9 @@ COMPILERS = {
     ),
     "cuda": Compiler(
         Path(".venv-cuda/bin/python"),
-        "no CUDA compiler here: `make cuda` gets it (1.7 GB), or pass --python with a Python that has JAX's CUDA plugin",
+        "no CUDA compiler here: `make cuda` gets it (1.5 GB), or pass --python with a Python that has JAX's CUDA plugin",
         {"JAX_PLATFORMS": "cpu"},
+        usable=0.75,  # XLA_PYTHON_CLIENT_MEM_FRACTION: docs.jax.dev, "GPU memory allocation"
     ),
 }
 WORKER_S = 1200
@@ -110,11 +112,12 @@ def compile_for(
         "dtype": known.dtype,
         "remat": program.remat,
     }
-    answer, memory = ask(request, python), 1e9 * known.memory_gb
+    answer, usable = ask(request, python), COMPILERS[platform(device)].usable
+    memory = usable * 1e9 * known.memory_gb
     if answer["fits"] and answer["memory"]["peak"] > memory:
-        needs = f"needs {answer['memory']['peak'] / 1e9:.1f} GB of memory, of {memory / 1e9:.1f} GB"
+        needs = f"needs {answer['memory']['peak'] / 1e9:.1f} GB, of {memory / 1e9:.1f} GB that JAX takes"
         answer = {"fits": False, "needs": needs}
-    return answer
+    return answer | {"dtype": known.dtype}
 
 
 def devices() -> list[str]:
