@@ -3,9 +3,11 @@
     python -m studies.hardware.trip
 
 1. The planner chooses a variant and an engine of this host for the goal, at a share of the rate that one replica would keep
-   it at, and writes its file. 2. A server starts from that file; one user alone tells what it adds to the bare engine.
-3. The simulation plays Poisson arrivals of a seed, and is not told what follows. 4. Locust sends the same arrivals.
-5. Results, errors as predicted / measured - 1: reports/studies/hardware/trip.json. Not covered: several replicas, caches.
+   it at, says what TTFT p95 that gives, and writes its file. 2. A server starts from that file; one user alone tells what it
+   adds to the bare engine, and how many tokens a prompt has. 3. The simulation, told so, plays Poisson arrivals of a seed. 4.
+   Locust sends the same arrivals. 5. Results: reports/studies/hardware/trip.json, errors as predicted / measured - 1: of the
+   plan, which knew nothing of this server, and of the simulation that was told of one user. Not covered: several replicas,
+   caches.
 """
 
 from dataclasses import asdict, replace
@@ -67,8 +69,7 @@ def trip(given: dict[str, Any], seed: int) -> dict[str, Any]:
             lone = alone(settings, work, url)
             times = chosen.place.times
             first = lone.ttft_s - times.call - (lone.prompt_tokens - lone.cached) / times.prefill_rate
-            token = lone.itl_s - times.step - times.row
-            times = replace(times, overhead=max(0.0, first), step=times.step + max(0.0, token))
+            times = replace(times, overhead=max(0.0, first), step=max(0.0, lone.itl_s - times.row))
             lengths = replace(demand.lengths, prompt=lone.prompt_tokens - lone.cached)
             limits = replace(limits, ttft_goal_s=wanted.ttft_p95_ms / 1000)
             system = System(times, limits, lengths, wanted.slo, seed=seed)
@@ -77,6 +78,8 @@ def trip(given: dict[str, Any], seed: int) -> dict[str, Any]:
     found = {name.rpartition("/")[2]: value for name, value in measured.items()}
     said = {name.rpartition("/")[2]: value for name, value in predicted.items()}
     errors = {name: said[name] / found[name] - 1 for name in WANTED if found.get(name) and said.get(name) is not None}
+    said["plan_ttft_p95_ms"], found["plan_ttft_p95_ms"] = chosen.ttft_p95_ms, found["ttft_p95_ms"]
+    errors = {"plan_ttft_p95_ms": chosen.ttft_p95_ms / found["ttft_p95_ms"] - 1, **errors}
     result = {
         "device": host.device(), "git_commit": git_commit(), "asked": given, "rate": demand.rate,
         "chosen": as_record(chosen), "reasons": planned.reasons, "lone": asdict(lone), "times": asdict(times),
@@ -87,9 +90,10 @@ def trip(given: dict[str, Any], seed: int) -> dict[str, Any]:
     with record_run(stage="trip", question="hardware", variant=chosen.model.name, params=given,
                     path=Path("reports/runs/hardware-trip.json")) as made:  # fmt: skip
         for name, error in errors.items():
-            made.log(replace(intervals[name], name=name))
+            seen = intervals[name.removeprefix("plan_")]
+            made.log(replace(seen, name=name))
             how = "predicted / measured - 1, of Poisson arrivals of one seed"
-            made.log(Measurement(f"{name}_error", error, "1", intervals[name].n, None, how, seed))
+            made.log(Measurement(f"{name}_error", error, "1", seen.n, None, how, seed))
     return result
 
 
@@ -99,13 +103,14 @@ def planned_here(wanted: Wanted, demand: Demand, limits: Limits, share: float, s
         raise UserError("this host was not measured yet: run the stage bench first")
     slug = read_json(BENCHED)["slug"]
     known = places.models(REPORTS)
-    where = {
-        name: [one for one in places.measured(model, REPORTS) if one.device == slug] for name, model in known.items()
-    }
+    where, overhead = dict[str, list[places.Place]](), places.server_overhead(REPORTS)
+    for name, model in known.items():
+        found = places.measured(model, REPORTS, demand.prompt + demand.answer, limits.slots, only=slug)
+        where[name] = [one for one in found if isinstance(one, places.Place)]
     little = replace(demand, rate=0.01)
 
     def planned(asked: Demand) -> Planned:
-        return plan(known, places.known_f1(REPORTS), where, wanted, asked, Budget(), limits, seed=seed)
+        return plan(known, places.known_f1(REPORTS), where, wanted, asked, Budget(), limits, overhead, seed)
 
     chosen = planned(little).chosen
     most = capacity(chosen.place.times, replace(limits, ttft_goal_s=wanted.ttft_p95_ms / 1000), demand.lengths, wanted.slo,

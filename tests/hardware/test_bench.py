@@ -6,10 +6,12 @@ from dataclasses import asdict
 import pytest
 
 from tests.compression.tiny import tiny_variant
+from tradewind import host
 from tradewind.hardware import bench
 from tradewind.hardware.bench import BenchPlan, errors, points, seen, slug
 from tradewind.hardware.peaks import Peaks
 from tradewind.hardware.places import measured, models
+from tradewind.load.prices import PRICE
 
 PEAKS = Peaks(
     dict.fromkeys(("float32", "int8", "int4", "attention.float32", "attention.int8"), 100000000000.0),
@@ -22,7 +24,7 @@ PLAN = {"slots": 2, "max_len": 96, "threads": 1, "repeats": 2, "warm_up": 0, "pr
 
 @pytest.fixture
 def result(tmp_path, monkeypatch):
-    facts = {"chip": "a CPU", "dtype": "float32", "meter": None, "peaks": asdict(PEAKS)}
+    facts = {"chip": host.processor(), "dtype": "float32", "meter": None, "peaks": asdict(PEAKS)}
     monkeypatch.setattr(bench, "in_process", lambda *_: facts)
     monkeypatch.setattr(bench, "RUNS", tmp_path / "runs")
     tiny_variant(tmp_path / "variants" / "base-int4", "int4")
@@ -48,14 +50,42 @@ def test_every_point_is_measured_predicted_and_recorded(result, tmp_path):
 
 def test_a_planner_reads_what_a_bench_wrote(result, tmp_path):
     """Seconds of a known machine stand in for the measured ones: those of so small a model need not grow with it."""
+    known = models_of(result, tmp_path, host.processor())
+    (place,) = measured(known, tmp_path, 33, 2)
+    assert (place.tier, place.engine, place.joules, place.threads) == ("measured", "ort", None, PLAN["threads"])
+    cores = result["host"]["cores"]
+    assert place.device == result["slug"] and place.price == pytest.approx(PRICE * cores / 2)
+    (longer,) = measured(known, tmp_path, 64, 2)
+    assert longer.tier == "extended" and longer.times.step + longer.times.row >= place.times.step + place.times.row
+    assert longer.needs > place.needs and not [*measured(known, tmp_path, 33, 2, only="another")]
+    assert (place.times.call, place.times.prefill_rate) == (pytest.approx(0.002), pytest.approx(500))
+    assert (place.times.step, place.times.row) == (pytest.approx(0.003), pytest.approx(0.001))
+
+
+def test_a_bench_of_some_variants_keeps_the_others(result):
+    other = {**result["engines"]["ort"]["points"][0], "variant": "student", "error": 0.5}
+    part = {**result["engines"]["ort"], "points": [other], "variants": {"student": {}}}
+    both = bench.joined({**result, "engines": {"ort": part, "jax": part}}, result)
+    kept = both["engines"]["ort"]
+    assert set(kept["variants"]) == {"student", "base-int4"} and kept["errors"]["n"] == len(kept["points"]) == 5
+    assert bench.joined(result, result) == result and both["engines"]["jax"] == part
+
+
+def test_a_chip_that_is_measured_is_priced_as_itself_or_not_at_all(result, tmp_path):
+    known = models_of(result, tmp_path, "NVIDIA H200")
+    (place,) = measured(known, tmp_path, 33, 2)
+    assert place.device == "nvidia-h200" and place.price > 1 and place.watts == 700
+    known = models_of(result, tmp_path, "a chip of tomorrow")
+    (left_out,) = measured(known, tmp_path, 33, 2)
+    assert "no file of conf/hardware" in left_out.why
+
+
+def models_of(result, tmp_path, chip):
+    result["engines"]["ort"]["chip"] = chip
     for row in result["engines"]["ort"]["points"]:
         row["seconds"] = 0.002 + row["tokens"] / 500 if row["program"] == "prefill" else 0.003 + 0.001 * row["rows"]
     (tmp_path / "hardware" / f"{result['slug']}.json").write_text(json.dumps(result))
-    known = models(tmp_path)
-    (place,) = measured(known["base-int4"], tmp_path)
-    assert (place.tier, place.engine, place.joules) == ("measured", "ort", None)
-    assert (place.times.call, place.times.prefill_rate) == (pytest.approx(0.002), pytest.approx(500))
-    assert (place.times.step, place.times.row) == (pytest.approx(0.003), pytest.approx(0.001))
+    return models(tmp_path)["base-int4"]
 
 
 def test_errors_are_sizes_and_the_bias_keeps_its_sign():

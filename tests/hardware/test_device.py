@@ -7,7 +7,7 @@ import yaml
 
 from tests.support import ROOT
 from tradewind.errors import UserError
-from tradewind.hardware.device import load_device, names, read_device
+from tradewind.hardware.device import known_chip, load_device, names, read_device
 
 FOLDER = ROOT / "conf" / "hardware"
 H100 = yaml.safe_load((FOLDER / "h100.yaml").read_text())
@@ -50,7 +50,24 @@ def test_faults_of_a_file_are_named():
         read_device(changed(colour="green"), "h100")
     with pytest.raises(UserError, match="unknown kind 'toaster'"):
         read_device(changed(kind="toaster"), "h100")
-    with pytest.raises(UserError, match=r"unknown device 'h300' \(choices: a100, "):
+    with pytest.raises(UserError, match=r"unknown device 'h300' \(did you mean h200\? choices: a100, "):
         load_device("h300", FOLDER)
     with pytest.raises(UserError, match="sources must be a list"):
         read_device(changed(sources=None), "h100")
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("TPU v5 lite", "tpu_v5e"),
+        ("TPU v6 lite", "tpu_v6e"),
+        ("Intel(R) Xeon(R) Processor", None),
+        ("NVIDIA L40S", None),
+    ],
+)
+def test_a_chip_is_known_by_what_its_driver_calls_it(said, name):
+    assert known_chip(said) == name

@@ -7,8 +7,15 @@ from tradewind.hardware.energy import meter
 
 @pytest.fixture
 def packages(tmp_path):
-    for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):  # the last is a part of the first, counted in it
+    domains = {
+        "intel-rapl:0": "package-0",
+        "intel-rapl:1": "package-1",
+        "intel-rapl:0:0": "core",
+        "intel-rapl:2": "psys",
+    }
+    for name, domain in domains.items():  # a core is counted in its package, and packages in psys
         (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(f"{domain}\n")
         (tmp_path / name / "energy_uj").write_text("9000000\n")
         (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")
     return tmp_path

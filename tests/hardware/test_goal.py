@@ -23,6 +23,9 @@ def test_words_become_what_is_wanted():
         (Demand, "prompt=100", "either rate"),
         (Demand, "rate=1,users=2", "either rate"),
         (Demand, "rate=-1", "must not be negative"),
+        (Demand, "users=50,think_s=0", "think_s above 0"),
+        (Wanted, "ttft_p95_ms=0", "above 0"),
+        (Budget, "gb=0", "above 0"),
     ],
 )
 def test_other_words_are_refused_by_name(kind, text, words):

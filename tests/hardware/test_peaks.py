@@ -5,27 +5,32 @@ import itertools
 import pytest
 
 from tradewind.hardware import peaks_jax, peaks_ort
-from tradewind.hardware.peaks import HIDDEN, IN_A_ROW, MLP, ROWS, Peaks, read_peaks, turns
+from tradewind.hardware.peaks import GRID, HIDDEN, IN_A_ROW, MLP, ROWS, TOKENS, Peaks, read_peaks, turns
 
 DISPATCH, STARTS = 2e-5, {"product": 3e-6, "attention": 2e-5, "norm": 5e-6, "activation": 4e-6}
 
 
 def test_rates_are_found_in_seconds_made_of_them():
     bandwidth, flops, caches = 2e10, 3e11, 1e9
-    nodes, pairs = peaks_ort.NODES, peaks_ort.PAIRS
+    nodes = peaks_ort.NODES
     sizes = {("launch", kind): (nodes, 0) for kind in STARTS}
     seconds = {("launch", kind): DISPATCH + nodes * start for kind, start in STARTS.items()}
     seconds["dispatch", 0] = DISPATCH
     for dtype in peaks_ort.DTYPES:
-        sizes[dtype, 1] = sizes[dtype, ROWS] = (2 * pairs, 10**8)
-        starts = DISPATCH + 2 * pairs * STARTS["product"]
-        seconds[dtype, 1] = starts + 1e8 / bandwidth
-        seconds[dtype, ROWS] = starts + 2 * ROWS * pairs * 2 * HIDDEN * MLP / flops
+        for rows, lengths in GRID.items():
+            for pairs in lengths:
+                sizes[dtype, (rows, pairs)] = (2 * pairs, 10**6 * pairs)
+                starts = DISPATCH + 2 * pairs * STARTS["product"]
+                taken = (
+                    1e6 * pairs / bandwidth if rows == 1 else 4 * rows * pairs * HIDDEN * MLP / (flops * rows / ROWS)
+                )
+                seconds[dtype, (rows, pairs)] = starts + taken
     for dtype, width in (("float32", 4), ("int8", 1)):
         name = f"attention.{dtype}"
         seconds |= {(name, (1, 1)): 1e-3, (name, (1, 0)): 1e-3}
         seconds[name, (1, 1024)] = 1e-3 + 2 * 3 * 64 * width * 1023 * nodes / caches
-        seconds[name, (ROWS, 0)] = 1e-3 + 4 * 9 * 64 * ROWS * (ROWS + 1) / 2 * nodes / 1e10
+        for tokens in TOKENS:
+            seconds[name, (tokens, 0)] = 1e-3 + 4 * 9 * 64 * tokens * (tokens + 1) / 2 * nodes / 1e10
     sizes["elementwise", ROWS] = (nodes, 0)
     seconds["elementwise", ROWS] = DISPATCH + nodes * (STARTS["norm"] + 16 * ROWS * HIDDEN / 5e10)
     found = peaks_ort.rates(seconds, sizes)
@@ -34,6 +39,11 @@ def test_rates_are_found_in_seconds_made_of_them():
     assert found.bandwidth == pytest.approx(dict.fromkeys(peaks_ort.DTYPES, bandwidth)
                                             | dict.fromkeys(("attention.float32", "attention.int8"), caches)
                                             | {"elementwise": 5e10})  # fmt: skip
+    for rows, points in found.at_rows["int4"][1:]:
+        assert points == [(10**6 * pairs, pytest.approx(flops * rows / ROWS)) for pairs in GRID[rows]]
+    decoding, *prompts = found.at_rows["attention.int8"]
+    assert decoding == (1, [(1.0, pytest.approx(4 * 9 * 64 * caches / (2 * 3 * 64)))])
+    assert prompts == [(tokens, [(1.0, pytest.approx(1e10))]) for tokens in TOKENS]
     assert found.launch == pytest.approx((5 * 3e-6 + 2e-5 + 2 * 5e-6 + 2 * 4e-6) / 10)
     assert found.dispatch == DISPATCH
 
@@ -64,8 +74,9 @@ def test_chains_of_small_operators_run(tmp_path, kind):
 
 
 def test_what_jax_measures_are_plausible_peaks(monkeypatch):
-    for name in ("NODES",):
-        monkeypatch.setattr(peaks_jax, name, 4)
+    monkeypatch.setattr(peaks_jax, "NODES", 4)
+    monkeypatch.setattr(peaks_jax, "GRID", {1: (1, 2), 4: (1,)})
     found = peaks_jax.measure(1)
-    assert set(found.flops) == {"float32", "attention.float32"}
+    assert set(found.flops) == {"float32", "attention.float32", "attention.int8"}
+    assert [rows for rows, _ in found.at_rows["float32"]] == [1, 4]
     assert all(rate > 1e6 for rate in (*found.flops.values(), *found.bandwidth.values()))

@@ -1,7 +1,7 @@
 """Devices, what a roofline says of a model on them, and what a compiler says of chips that are not here.
 
 python -m tradewind.hardware devices
-python -m tradewind.hardware estimate [--device NAME ...] [--model FOLDER] [--rows N ...] [--context N] [--bits B ...]
+python -m tradewind.hardware estimate [--device NAME ...] [--chips N] [--rows N ...] [--context N] [--bits B ...]
 python -m tradewind.hardware bench [--variant NAME ...] [--engine ort jax] [--rounds N]
 python -m tradewind.hardware plan --slo ttft_p95_ms=300,f1=0.7 --load users=50,think_s=20 [--budget usd_hour=1] [--out FILE]
 python -m tradewind.hardware compile --device NAME [--chips N ...] [--program NAME ...] [--json FILE]
@@ -9,6 +9,7 @@ python -m tradewind.hardware compile --device NAME [--chips N ...] [--program NA
 
 import argparse
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,13 +28,16 @@ from tradewind.hardware.device import Device, load_device, names
 from tradewind.hardware.goal import Budget, Demand, Wanted, read_words
 from tradewind.hardware.planner import as_record, plan
 from tradewind.hardware.planner import table as plan_table
-from tradewind.hardware.roofline import Estimate, Storage, decode, max_rows, prefill
+from tradewind.hardware.roofline import Storage, decode, max_rows, prefill
 from tradewind.model.config import DecoderConfig
 from tradewind.planning.simulation import Limits
 from tradewind.serving.planned import planned_text
+from tradewind.serving.settings import ServeSettings
 
 HERE = "measured"
 """Stands for the hosts that were benched among the names of devices."""
+PLANNED = ("slots", "prefill_chunk", "max_waiting", "max_len", "cache_mib", "cache_ttl_s")
+"""Settings of `serve` that a plan rests on."""
 LIBRARIES = {"ort": "onnxruntime", "jax": "jax"}
 """Of each engine that is benched."""
 
@@ -60,8 +64,9 @@ def run_devices(given: argparse.Namespace) -> None:
 def run_estimate(given: argparse.Namespace) -> None:
     """Bounds (no program is faster) and estimates at a share of the peaks, a line for each device, bits and rows."""
     shape = read_shape(given.model)
-    print(f"{shape.num_parameters / 1e6:.1f} M parameters, context {given.context}, prompt {given.prompt}; modelled: "
-          f"bound at the peaks, estimate at {given.reach:.0%} of them, with launches and padding\n")  # fmt: skip
+    split = f"; {given.chips} chips share every matrix" if given.chips > 1 else ""
+    print(f"{shape.num_parameters / 1e6:.1f} M parameters, context {given.context}, prompt {given.prompt}; modelled: bound "
+          f"at the peaks, estimate at {given.reach:.0%} of them, with launches and padding{split}\n")  # fmt: skip
     head = "| device | weights | rows | decode tok/s, bound | estimate | limit | prefill ms, bound | estimate | most rows |"
     print(f"{head}\n|---|---:|---:|---:|---:|---|---:|---:|---:|")
     for name in given.device or names():
@@ -75,17 +80,21 @@ def _estimated(device: Device, shape: DecoderConfig, bits: float, rows: int, giv
     if (dtype := device.dtype) is None:
         return f"| {device.name} | {bits:g} bits | {rows} | multiplies no floats | | | | | |"
     storage = Storage(f"{bits:g}-bit", {"other": bits}, {"other": dtype})
-    bound, likely = device.machine(), device.machine(given.reach)
+    bound, likely, chips = device.machine(), device.machine(given.reach), given.chips
     try:
-        pair: list[Estimate] = [decode(shape, storage, machine, rows, given.context) for machine in (bound, likely)]
-        first = [prefill(shape, storage, machine, given.prompt) for machine in (bound, likely)]
-    except UserError:
-        return f"| {device.name} | {bits:g} bits | {rows} | does not fit | | | | | |"
-    rates = " | ".join(f"{rows / one.seconds:,.0f}" for one in pair)
-    chip = ", on the chip" if pair[1].on_chip else ""
-    times = " | ".join(f"{1000 * one.seconds:.2f}" for one in first)
+        least, step = (decode(shape, storage, machine, rows, given.context, chips) for machine in (bound, likely))
+        fastest, first = (prefill(shape, storage, machine, given.prompt, chips=chips) for machine in (bound, likely))
+    except UserError as error:
+        return f"| {device.name} | {bits:g} bits | {rows} | {error} | | | | | |"
+    chip = ", on the chip" if step.on_chip else ""
     most = max_rows(shape, storage, bound, given.context)
-    return f"| {device.name} | {bits:g} bits | {rows} | {rates} | {pair[1].bound}{chip} | {times} | {most:,} |"
+    return (f"| {device.name} | {bits:g} bits | {rows} | {rate_of(rows, least.least_s)} | {rows / step.seconds:,.0f} | "
+            f"{step.bound}{chip} | {1000 * fastest.least_s:.2f} | {1000 * first.seconds:.2f} | {most:,} |")  # fmt: skip
+
+
+def rate_of(rows: int, seconds: float) -> str:
+    """Tokens a second; `-` where nothing bounds them, because everything stays on a chip whose own memory has no figure."""
+    return f"{rows / seconds:,.0f}" if seconds else "-"
 
 
 def run_bench(given: argparse.Namespace) -> None:
@@ -115,30 +124,34 @@ def run_plan(given: argparse.Namespace) -> None:
     known = places.models(reports)
     if not known:
         raise UserError(f"{reports / 'hardware'}: nothing was measured on any host yet: run `make bench`")
-    devices = [name for name in given.device or names() if name != HERE]
-    where: dict[str, list[places.Place]] = {name: [] for name in known}
-    for name, model in known.items():
-        if not given.device or HERE in given.device:
-            where[name] += places.measured(model, reports)
-        for device in devices:
-            if (there := places.modelled(model, device, given.reach, demand.prompt + demand.answer)) is not None:
-                where[name].append(there)
     serve = read_params()["serve"] if Path("params.yaml").is_file() else {}
-    limits = Limits(**{name: serve[name] for name in ("slots", "prefill_chunk", "max_waiting") if name in serve})
+    served = ServeSettings(**{name: serve[name] for name in PLANNED if name in serve})
+    if demand.longest > served.max_len:
+        raise UserError(f"--load: prompts and answers come to {demand.longest} tokens together, and serve.max_len is "
+                        f"{served.max_len}")  # fmt: skip
+    limits = Limits(served.slots, served.prefill_chunk, served.max_waiting)
+    where, left_out = everywhere(known, given, demand.prompt + demand.answer, served.slots)
+    for device, why in left_out.items():
+        print(f"left out: {device}: {why}")
+    if given.device and not any(where.values()):
+        raise UserError("no device of --device can be planned for, as said above")
     planned = plan(known, places.known_f1(reports), where, wanted, demand, budget, limits,
-                   places.server_overhead(reports), given.seed)  # fmt: skip
+                   places.server_overhead(reports), given.seed, served)  # fmt: skip
     chosen = planned.chosen
     print(plan_table(planned, demand))
     print(f"\nchosen: {chosen.name}")
     for reason in planned.reasons:
         print(f"- {reason}")
-    print("F1 is measured; prices are list prices (conf/hardware); replicas and TTFT are simulated from times as told")
+    print("F1 is measured. Prices: of a device, the geometric mean of the cheapest and the dearest offer in conf/hardware; "
+          "of cores, in proportion to one machine's. Replicas and TTFT are simulated from times as told")  # fmt: skip
     about = (
         f"python -m tradewind.hardware plan --slo {given.slo} --load {given.load}\n{chosen.name}\n"
         f"TTFT p95 {chosen.ttft_p95_ms:.0f} ms expected of what the cache leaves; times: {chosen.place.tier}"
     )
     values = {**serve, "model": chosen.model.name, "engine": chosen.place.engine, "cache": chosen.cache, "lookup_tokens": 0,
               "slots": limits.slots, "ttft_goal_ms": round(wanted.ttft_p95_ms)}  # fmt: skip
+    if chosen.place.threads:
+        values["threads"] = chosen.place.threads
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(planned_text(values, chosen.replicas, about), encoding="utf-8")
     print(f"\nwritten: {given.out}; `make {'serve' if chosen.replicas == 1 else 'cluster'} PLAN={given.out}`")
@@ -146,6 +159,27 @@ def run_plan(given: argparse.Namespace) -> None:
         asked = {"slo": given.slo, "load": given.load, "budget": given.budget}
         told = {"chosen": as_record(chosen), "pareto": [as_record(one) for one in planned.pareto]}
         write_json(given.json, {**asked, **told, "reasons": planned.reasons})
+
+
+def everywhere(
+    known: Mapping[str, places.Model], given: argparse.Namespace, context: int, rows: int
+) -> tuple[dict[str, list[places.Place]], dict[str, str]]:
+    """Places of each variant, and devices that are none for at least one, each with a reason."""
+    devices = [name for name in given.device or names() if name != HERE]
+    refused = places.refused_by_compiler(given.reports)
+    where: dict[str, list[places.Place]] = {name: [] for name in known}
+    left_out: dict[str, str] = {}
+    for name, model in known.items():
+        found: list[places.Place | places.NoPlace] = []
+        if not given.device or HERE in given.device:
+            found += places.measured(model, given.reports, context, rows)
+        found += [places.modelled(model, device, given.reach, context, rows, refused) for device in devices]
+        for one in found:
+            if isinstance(one, places.NoPlace):
+                left_out[one.device] = one.why
+            else:
+                where[name].append(one)
+    return where, left_out
 
 
 def run_compile(given: argparse.Namespace) -> None:
@@ -187,7 +221,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     devices = commands.add_parser("devices", help="what is known of each device, and from where")
     devices.set_defaults(command=run_devices)
     estimate = commands.add_parser("estimate", parents=[shared], help="what a roofline says of a model on devices")
-    estimate.add_argument("--device", action="append", metavar="NAME", help="of conf/hardware (default: all)")
+    estimate.add_argument("--device", nargs="+", metavar="NAME", help="of conf/hardware (default: all)")
+    estimate.add_argument("--chips", type=positive, default=1, metavar="N", help=f"that share every matrix {default}")
     estimate.add_argument("--bits", type=float, nargs="+", default=[16, 8.5, 4.5], metavar="B", help="of a weight, scales "
                           f"included {default}")  # fmt: skip
     estimate.add_argument("--rows", type=positive, nargs="+", default=[1, 32], metavar="N", help=f"at once {default}")

@@ -11,7 +11,6 @@ Not covered: several devices at once (the engines run on one), the server (load 
 
 import multiprocessing
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,11 @@ from tradewind.compression.variant import Manifest, load_variant
 from tradewind.engine import Engine
 from tradewind.evaluation.bootstrap import median_interval
 from tradewind.evaluation.speed import Plan, Turns, take_turns
-from tradewind.files import write_json
+from tradewind.files import read_json, write_json
+from tradewind.hardware.device import known_chip, load_device, slug
 from tradewind.hardware.energy import meter
 from tradewind.hardware.peaks import read_peaks
+from tradewind.hardware.roofline import claim
 from tradewind.hardware.roofline import step as estimate
 from tradewind.hardware.storage import storage
 from tradewind.planning.service import STEPS, chunk, step
@@ -113,8 +114,24 @@ def bench(
         found["engines"][engine] = {**facts, **measured}
         for name in variants:
             _record(name, engine, found)
-    write_json(folder / f"{found['slug']}.json", found)
+    path = folder / f"{found['slug']}.json"
+    write_json(path, joined(read_json(path), found) if path.is_file() else found)
     return found
+
+
+def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A host's file after a bench of some of its variants or engines: what was not measured anew is kept."""
+    engines = dict(old["engines"])
+    for name, part in new["engines"].items():
+        before = engines.get(name, {"points": [], "variants": {}})
+        rest = [row for row in before["points"] if row["variant"] not in part["variants"]]
+        points = rest + part["points"]
+        engines[name] = part | {
+            "points": points,
+            "variants": before["variants"] | part["variants"],
+            "errors": errors(points),
+        }
+    return {**new, "engines": engines}
 
 
 def engine_facts(engine: str, threads: int, repeats: int) -> dict[str, Any]:
@@ -141,20 +158,26 @@ def in_process(function: Callable[..., Any], *given: Any) -> Any:
 def points_of(
     manifest: Manifest, turns: Turns, plan: BenchPlan, facts: Mapping[str, Any], seed: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for each point: measured seconds beside the roofline's."""
-    machine = read_peaks(facts["peaks"]).machine(facts["chip"], float("inf"))
+    """A row for each point: measured seconds beside the roofline's. One that is faster than its chip's claimed peaks allow is
+    `refused`, with the words why: either of the two is wrong."""
+    machine, known = read_peaks(facts["peaks"]).machine(facts["chip"], float("inf")), known_chip(facts["chip"])
     kept = storage(manifest.name, read_rules(manifest.rules.get("rules", ())), plan.engine, facts["dtype"])
     for program, tokens, rows in points(plan):
         seconds = [values[f"{program} {tokens if program == 'prefill' else rows}"] for values in turns.rounds]
         past = seen(plan, 0 if program == "prefill" else plan.context, tokens) - tokens
         made = estimate(manifest.decoder, kept, machine, rows, tokens, past)
         middle = median(seconds)
+        refused = None
+        if known is not None:
+            bound = estimate(manifest.decoder, kept, load_device(known).machine(), rows, tokens, past)
+            refused = claim(rows * tokens / middle, bound, rows * tokens, f"{manifest.name} on {facts['chip']}")
         yield {
             "variant": manifest.name, "engine": plan.engine, "program": program, "rows": rows, "tokens": tokens,
             "context": past + tokens, "seconds": middle, "interval": median_interval(seconds, seed), "n": len(seconds),
             "tokens_per_s": rows * tokens / middle, "predicted_s": made.seconds, "error": made.seconds / middle - 1,
             "bound": made.bound, "utilization": (made.compute_s + made.memory_s) / middle,
             "flops_per_s": made.flops / middle, "bytes_per_s": made.bytes / middle,
+            "refused": refused,
         }  # fmt: skip
 
 
@@ -198,6 +221,7 @@ def table(found: Mapping[str, Any]) -> str:
         wrong = part["errors"]
         share = f"median {wrong['median']:.0%}, worst {wrong['worst']:.0%} of {wrong['n']} points"
         lines += ["", f"{engine}: error of the roofline, {share}"]
+        lines += [f"refused: {row['refused']}" for row in part["points"] if row.get("refused")]
     return "\n".join(lines)
 
 
@@ -206,13 +230,6 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     times = (f"{1000 * row[name]:.2f}" for name in ("seconds", "predicted_s"))
     return (row["variant"], what, str(row["rows"]), f"{row['tokens_per_s']:,.0f}", *times, f"{row['error']:+.0%}",
             row["bound"], f"{row['utilization']:.0%}")  # fmt: skip
-
-
-def slug(device: str) -> str:
-    """`NVIDIA H200, 570.1, ...` -> `nvidia-h200`, a CPU with its cores: a file's name."""
-    words = device.split(", ")
-    known = words[:1] if words[0].lower().startswith(("nvidia", "tpu")) else words[:2]
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(known).lower().replace("(r)", "").replace("(tm)", "")).strip("-")
 
 
 def _record(name: str, engine: str, found: Mapping[str, Any]) -> None:

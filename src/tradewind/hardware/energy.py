@@ -66,8 +66,10 @@ def meter(accelerated: bool, rapl: Path = RAPL) -> Meter | None:
             return Nvml(library)
         except library.NVMLError:  # no driver, or a GPU without the counter
             return None
-    folders = [path.parent for path in sorted(rapl.glob("intel-rapl:?/energy_uj"))]
     try:
+        folders = [
+            path.parent for path in sorted(rapl.glob("intel-rapl:?/name")) if path.read_text().startswith("package")
+        ]
         return Rapl(folders) if folders else None
     except OSError:
         return None

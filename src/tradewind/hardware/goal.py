@@ -14,7 +14,7 @@ from typing import TypeVar
 from tradewind.config import build
 from tradewind.errors import UserError
 from tradewind.load.results import Slo
-from tradewind.planning.plan import Crowd, Lengths
+from tradewind.planning.plan import CLIPPED, Crowd, Lengths
 
 SHARE = 0.95
 """Of answers that keep the goals: a p95."""
@@ -28,6 +28,10 @@ class Wanted:
     ttft_p95_ms: float = 5000.0
     itl_ms: float = 250.0
     f1: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.ttft_p95_ms, self.itl_ms) <= 0 or not 0 <= self.f1 <= 1:
+            raise UserError("the goal's times must be above 0, and f1 from 0 to 1")
 
     @property
     def slo(self) -> Slo:
@@ -51,8 +55,10 @@ class Demand:
     def __post_init__(self) -> None:
         if bool(self.rate) == bool(self.users):
             raise UserError("the load needs either rate (requests a second) or users")
-        if min(self.rate, self.users, self.spread, self.repeats) < 0 or min(self.prompt, self.answer) < 1:
-            raise UserError("the load's numbers must not be negative, and prompt and answer at least 1 token")
+        if min(self.rate, self.users, self.spread, self.repeats) < 0 or self.think_s <= 0:
+            raise UserError("the load's numbers must not be negative, and think_s above 0")
+        if min(self.prompt, self.answer, self.questions) < 1:
+            raise UserError("the load's prompt and answer are at least 1 token each, and questions at least 1")
 
     @property
     def per_s(self) -> float:
@@ -62,14 +68,28 @@ class Demand:
     def lengths(self) -> Lengths:
         return Lengths(self.prompt, self.answer, self.spread)
 
+    @property
+    def mean_answer(self) -> float:
+        """Tokens: of the log-normal lengths, whose median is `answer`."""
+        return self.answer * math.exp(self.spread**2 / 2)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt and its answer, at most."""
+        return (CLIPPED if self.spread else 1) * (self.prompt + self.answer)
+
 
 @dataclass(frozen=True)
 class Budget:
-    """usd_hour: of all replicas together. watts: of one device. gb: memory of one device that may be used."""
+    """usd_hour: of all replicas together. watts: of one device. gb: memory that weights and caches may take."""
 
     usd_hour: float = math.inf
     watts: float = math.inf
     gb: float = math.inf
+
+    def __post_init__(self) -> None:
+        if min(self.usd_hour, self.watts, self.gb) <= 0:
+            raise UserError("the budget's numbers must be above 0")
 
 
 def read_words(kind: type[T], text: str, what: str) -> T:

@@ -6,16 +6,21 @@ nothing here sees a point that the roofline predicts. Not covered: chips that sh
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tradewind.hardware.roofline import Machine
+from tradewind.hardware.roofline import AtRows, Machine
 
 HIDDEN, MLP = 576, 1536
 """Sizes of the matrices of the chains: the base's, of which most of its weights are."""
 HEADS, KV_HEADS, HEAD_DIM = 9, 3, 64
-ROWS = 256
-"""Tokens of what measures arithmetic."""
+PAIRS = (6, 24, 96)
+"""Of products up to MLP and back, in a chain: weights that are few enough stay in caches, and are read faster."""
+GRID = {1: PAIRS, 4: PAIRS, 16: PAIRS, 64: PAIRS[1:2], 256: PAIRS[1:2]}
+"""Rows of products -> lengths of chains: few rows fill no arithmetic unit, and for many it is no matter where weights are."""
+ROWS = max(GRID)
+TOKENS = (16, 64, ROWS)
+"""Of prompts that measure the arithmetic of attention."""
 CONTEXT = 1024
 """Tokens of the cache that measures the reading of keys and values."""
 IN_A_ROW = 12
@@ -26,25 +31,37 @@ ATTENTION = "attention."
 @dataclass(frozen=True)
 class Peaks:
     """Of one engine on one host. flops: operations/s by dtype; bandwidth: bytes/s by dtype of what is read. launch: seconds
-    of a kernel that does next to nothing; dispatch: of a call of the whole program, the host's part of a step.
-    kernels: that the engine runs per layer, and besides."""
+    of a kernel that does next to nothing; dispatch: of a call of the whole program, the host's part of a step. kernels: that
+    the engine runs per layer, and besides. at_rows: by dtype, what products of so many rows (attention: of so many tokens)
+    reach, by bytes of the weights: (rows, ((bytes, operations/s), ...))."""
 
     flops: dict[str, float]
     bandwidth: dict[str, float]
     launch: float
     dispatch: float
     kernels: tuple[int, int]
+    at_rows: dict[str, AtRows] = field(default_factory=dict)
 
     def machine(self, name: str, memory: float) -> Machine:
         slowest = min(self.bandwidth.values())
         return Machine(
             name, self.flops, {"other": slowest} | self.bandwidth, memory,
-            launch=self.launch, dispatch=self.dispatch, kernels=self.kernels,
+            launch=self.launch, dispatch=self.dispatch, kernels=self.kernels, at_rows=self.at_rows,
         )  # fmt: skip
 
 
 def read_peaks(row: Mapping[str, Any]) -> Peaks:
     return Peaks(**{**row, "kernels": tuple(row["kernels"])})
+
+
+def pairs_operations(pairs: float) -> float:
+    """Of attention, for so many pairs of a token and one that it sees."""
+    return 4 * HEADS * HEAD_DIM * pairs
+
+
+def more(long: float, short: float) -> float:
+    """Seconds that a chain takes beyond another; at least a tenth of its own."""
+    return max(long - short, 0.1 * long)
 
 
 def turns(calls: Mapping[Any, Callable[[], float]], repeats: int) -> dict[Any, float]:

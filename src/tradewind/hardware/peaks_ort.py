@@ -1,10 +1,10 @@
 """The rates that ONNX Runtime reaches on this host's CPU: chains of the operators that exported decoders are made of.
 
-By dtype of weights: `bandwidth`, bytes of a chain's matrices / seconds for one row; `flops`, operations / seconds for ROWS
-rows; both less what starting the operators takes. Attention, by dtype of the cache: the bytes of CONTEXT tokens / seconds of
-one more token, and operations / seconds of a prompt of ROWS. `elementwise`: bytes in and out of a norm / seconds.
-`launch`: of the operators of a layer, each kind on so little that nothing else counts, the mean (LAYER says how many of
-which a layer has).
+By dtype of weights: `at_rows`, operations / seconds of the chains of GRID; `flops`, those of ROWS rows; `bandwidth`, bytes of
+the longest chain / seconds for one row; all less what starting the operators takes. Attention, by dtype of the cache: the
+bytes of CONTEXT tokens / seconds of one more token, and operations / seconds of prompts of TOKENS. `elementwise`: bytes in
+and out of a norm / seconds. `launch`: of the operators of a layer, each kind on so little that nothing else counts, the mean
+(LAYER says how many of which a layer has).
 """
 
 import time
@@ -27,13 +27,18 @@ from tradewind.engine.ort import open_session
 from tradewind.hardware.peaks import (
     ATTENTION,
     CONTEXT,
+    GRID,
     HEAD_DIM,
     HEADS,
     HIDDEN,
     KV_HEADS,
     MLP,
     ROWS,
+    TOKENS,
+    AtRows,
     Peaks,
+    more,
+    pairs_operations,
     turns,
 )
 from tradewind.hardware.roofline import ELEMENTWISE
@@ -42,8 +47,6 @@ KERNELS = (10, 4)
 """Operators that an exported graph runs per layer and besides, in decode."""
 LAYER = {"product": 5, "attention": 1, "norm": 2, "activation": 2}
 """Kind -> how many of them a layer has."""
-PAIRS = 24
-"""Of products up to MLP and back: 42 M parameters."""
 NODES = 60
 """Of chains of other operators."""
 SMALL = 64
@@ -74,10 +77,11 @@ def measure(threads: int, repeats: int) -> Peaks:
         chains: dict[tuple[str, Any], Chain] = {("dispatch", 0): small(next(place), threads, 1)}
         chains |= {("launch", kind): make(next(place), threads) for kind, make in SMALLEST.items()}
         for dtype in DTYPES:
-            for rows in (1, ROWS):
-                chains[dtype, rows] = products(next(place), dtype, rows, threads)
+            for rows, lengths in GRID.items():
+                for pairs in lengths:
+                    chains[dtype, (rows, pairs)] = products(next(place), dtype, rows, pairs, threads)
         for dtype in CACHES:
-            for tokens, past in ((1, CONTEXT), (1, 1), (ROWS, 0), (1, 0)):
+            for tokens, past in ((1, CONTEXT), (1, 1), *((tokens, 0) for tokens in (1, *TOKENS))):
                 chains[ATTENTION + dtype, (tokens, past)] = attention(next(place), threads, dtype, tokens, past)
         chains[ELEMENTWISE, ROWS] = norms(next(place), threads)
         seconds = turns({key: chain.run for key, chain in chains.items()}, repeats)
@@ -88,25 +92,33 @@ def rates(seconds: Mapping[Any, float], sizes: Mapping[Any, tuple[int, int]]) ->
     """From seconds of a pass, and (nodes, bytes of weights), by chain."""
     dispatch = seconds["dispatch", 0]
     starts = {kind: max(0.0, seconds["launch", kind] - dispatch) / sizes["launch", kind][0] for kind in LAYER}
-    flops, bandwidth = dict[str, float](), dict[str, float]()
+    bandwidth, at_rows = dict[str, float](), dict[str, AtRows]()
 
     def net(key: tuple[str, Any], kind: str) -> float:
         """Without dispatch and launches; at least a tenth of it."""
         return max(0.1 * seconds[key], seconds[key] - dispatch - starts[kind] * sizes[key][0])
 
+    def rate(dtype: str, rows: int, pairs: int) -> tuple[float, float]:
+        key = (dtype, (rows, pairs))
+        return sizes[key][1], 4 * rows * pairs * HIDDEN * MLP / net(key, "product")
+
     for dtype in DTYPES:
-        bandwidth[dtype] = sizes[dtype, 1][1] / net((dtype, 1), "product")
-        flops[dtype] = 2 * ROWS * PAIRS * 2 * HIDDEN * MLP / net((dtype, ROWS), "product")
+        at_rows[dtype] = [(rows, [rate(dtype, rows, pairs) for pairs in lengths]) for rows, lengths in GRID.items()]
+        longest = (dtype, (1, max(GRID[1])))
+        bandwidth[dtype] = sizes[longest][1] / net(longest, "product")
     for dtype, kind in CACHES.items():
         name = ATTENTION + dtype
-        longer = seconds[name, (1, CONTEXT)] - seconds[name, (1, 1)]
         read = 2 * KV_HEADS * HEAD_DIM * np.dtype(kind).itemsize * (CONTEXT - 1) * NODES
-        bandwidth[name] = read / max(longer, 0.1 * seconds[name, (1, CONTEXT)])
-        done = 4 * HEADS * HEAD_DIM * (ROWS * (ROWS + 1) / 2) * NODES
-        flops[name] = done / max(seconds[name, (ROWS, 0)] - seconds[name, (1, 0)], 0.1 * seconds[name, (ROWS, 0)])
+        longer = more(seconds[name, (1, CONTEXT)], seconds[name, (1, 1)])
+        bandwidth[name] = read / longer
+        at_rows[name] = [(1, [(1.0, pairs_operations(CONTEXT - 1) * NODES / longer)])]
+        for tokens in TOKENS:
+            took = more(seconds[name, (tokens, 0)], seconds[name, (1, 0)])
+            at_rows[name].append((tokens, [(1.0, pairs_operations(tokens * (tokens + 1) / 2) * NODES / took)]))
     bandwidth[ELEMENTWISE] = 4 * 4 * ROWS * HIDDEN * NODES / net((ELEMENTWISE, ROWS), "norm")
     launch = sum(starts[kind] * count for kind, count in LAYER.items()) / sum(LAYER.values())
-    return Peaks(flops, bandwidth, launch, dispatch, KERNELS)
+    flops = {dtype: points[-1][1][-1][1] for dtype, points in at_rows.items()}
+    return Peaks(flops, bandwidth, launch, dispatch, KERNELS, at_rows)
 
 
 def small(folder: Path, threads: int, nodes: int = NODES) -> Chain:
@@ -119,16 +131,16 @@ def small(folder: Path, threads: int, nodes: int = NODES) -> Chain:
     return _opened(graph, folder, threads, {"x": np.ones((1, SMALL), np.float32)}, {"y": (1, SMALL)}, nodes)
 
 
-def products(folder: Path, dtype: str, rows: int, threads: int) -> Chain:
+def products(folder: Path, dtype: str, rows: int, pairs: int, threads: int) -> Chain:
     graph, rng = GraphBuilder(), np.random.default_rng(0)
     x, linear, size = graph.input("x", ir.DataType.FLOAT, (rows, HIDDEN)), Linears(graph, SERVED_ACCURACY), 0
-    for number in range(PAIRS):
+    for number in range(pairs):
         for name, inputs, outputs in (("up", HIDDEN, MLP), ("down", MLP, HIDDEN)):
             weight = quantize_tensor(_weight(rng, outputs, inputs), dtype)
             x, size = linear(x, weight, f"{name}.{number}"), size + weight.nbytes
     graph.output(x, "y", ir.DataType.FLOAT, (rows, HIDDEN))
     given = {"x": np.full((rows, HIDDEN), 0.01, np.float32)}
-    return _opened(graph, folder, threads, given, {"y": (rows, HIDDEN)}, 2 * PAIRS, size)
+    return _opened(graph, folder, threads, given, {"y": (rows, HIDDEN)}, 2 * pairs, size)
 
 
 def attention(folder: Path, threads: int, dtype: str = "int8", tokens: int = 1, past: int = 1) -> Chain:

@@ -1,33 +1,36 @@
 """Where a variant could run, how fast it would be there, and how that is known: the tiers of evidence.
 
-- `measured`: points of `make bench` on that host (reports/hardware/).
-- `modelled`: the roofline of a device of conf/hardware at a share of its peaks.
+- `measured`: points of `make bench` on that host (reports/hardware/). Where a demand's tokens are more than the bench's, the
+  roofline of the host's peaks says what attention to the rest adds: `extended`.
+- `modelled`: the roofline of a device of conf/hardware at a share of its peaks, for the `jax` engine as it is.
 
-Whether a program fits a chip that is not here is what `compiled` says, the third tier; it has no times.
-Not covered: several variants on one device, links between devices.
+Whether a program fits a chip that is not here is what `compiled` says, the third tier; it has no times, but what it refused
+is no place. Not covered: several variants on one device, links between devices.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tradewind.compression.rules import read_rules
-from tradewind.errors import UserError
 from tradewind.files import read_json
-from tradewind.hardware.device import Device, load_device
-from tradewind.hardware.roofline import Storage, decode, max_rows, prefill
+from tradewind.hardware.device import Price, known_chip, load_device, slug
+from tradewind.hardware.peaks import read_peaks
+from tradewind.hardware.roofline import Storage, cache_bytes, decode, max_rows, prefill, weight_bytes
 from tradewind.hardware.storage import storage
-from tradewind.load.prices import PRICE
+from tradewind.load.prices import CORES, PRICE
 from tradewind.model.config import DecoderConfig
 from tradewind.planning.plan import fitted
 from tradewind.planning.simulation import ServiceTimes
 
-MEASURED, MODELLED = "measured", "modelled"
+MEASURED, EXTENDED, MODELLED = "measured", "extended", "modelled"
+TIERS = (MEASURED, EXTENDED, MODELLED)
+"""From the surest."""
 CHUNKS, ROWS = (16, 64, 128, 256), (1, 2, 4, 8)
 """Of the points that modelled service times are fitted to."""
-HOST_WATTS = 45.0
-"""Assumed of two cores of a server that has no meter; see `tradewind.hardware.energy`."""
+CORE_WATTS = 22.5
+"""Assumed of a core of a server that has no meter; see `tradewind.hardware.energy`."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,27 @@ class Model:
 
 @dataclass(frozen=True)
 class Place:
-    """A device with an engine. price: US dollars an hour. watts: while it works. joules: a token, where a meter told."""
+    """A device with an engine. price: US dollars an hour. watts: while it works; None: nobody says. needs: bytes of memory
+    that weights and caches of a demand take. joules: a token decoded, where a meter told. threads: that times are of; 0: the
+    engine has no such choice."""
 
     device: str
     engine: str
     tier: str
     price: float
-    watts: float
-    memory: float
+    watts: float | None
+    needs: float
     times: ServiceTimes
     joules: float | None = None
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class NoPlace:
+    """A device that a variant cannot be planned for, and why."""
+
+    device: str
+    why: str
 
 
 def models(reports: Path) -> dict[str, Model]:
@@ -88,36 +102,100 @@ def benches(reports: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any
                 yield host, part | {"name": name}
 
 
-def measured(model: Model, reports: Path) -> Iterator[Place]:
-    """Each host and engine that the variant was benched on."""
+def measured(
+    model: Model, reports: Path, context: int, rows: int, only: str | None = None
+) -> Iterator[Place | NoPlace]:
+    """Each host (or that of slug `only`) and engine that the variant was benched on. context: tokens that a sequence comes
+    to, rows: at once."""
     for host, part in benches(reports):
         points = [row for row in part["points"] if row["variant"] == model.name]
-        if points:
-            prefills = [(row["tokens"], row["seconds"]) for row in points if row["program"] == "prefill"]
-            steps = [(row["rows"], row["seconds"]) for row in points if row["program"] == "decode"]
-            joules = part["variants"][model.name].get("joules_per_token")
-            yield Place(host["slug"], part["name"], MEASURED, PRICE, HOST_WATTS, 2**30 * host["host"]["memory_gib"],
-                        fitted(prefills, steps).times, joules and joules["value"])  # fmt: skip
+        if not points or only not in (None, host["slug"]):
+            continue
+        priced = _priced(host, part)
+        if isinstance(priced, NoPlace):
+            yield priced
+            continue
+        device, price, watts = priced
+        kept = model.storage(part["name"], part["dtype"])
+        prefills = [(row["tokens"], row["seconds"]) for row in points if row["program"] == "prefill"]
+        steps = [(row["rows"], row["seconds"]) for row in points if row["program"] == "decode"]
+        tier = MEASURED if context <= max(row["context"] for row in points) else EXTENDED
+        if tier == EXTENDED:
+            prefills, steps = _extended(model, kept, part, points, context)
+        joules = part["variants"][model.name].get("joules_per_token")
+        threads = part["plan"]["threads"] if part["name"] == "ort" else 0
+        yield Place(device, part["name"], tier, price, watts, needed(model, kept, context, rows),
+                    fitted(prefills, steps).times, joules and joules["value"], threads)  # fmt: skip
 
 
-def modelled(model: Model, name: str, reach: float, context: int) -> Place | None:
-    """By the `jax` engine in the device's best float dtype; None where the model does not fit or nobody says a price."""
+def _priced(host: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, float, float | None] | NoPlace:
+    """Name, price and watts of what an engine ran on: a device of conf/hardware, or so many cores."""
+    cores, chip = host["host"]["cores"], part["chip"]
+    if chip == host["host"]["processor"]:
+        return slug(f"{chip}, {cores} cores"), PRICE * cores / CORES, CORE_WATTS * cores
+    if (name := known_chip(chip)) is None:
+        return NoPlace(slug(chip), "measured, but no file of conf/hardware says its price")
     device = load_device(name)
-    if device.price_usd_hour is None or device.power_w is None:
-        return None
-    kept, machine = device_storage(model, device), device.machine(reach)
-    if not max_rows(model.shape, kept, machine, context):
-        return None
-    prefills = [(size, prefill(model.shape, kept, machine, size).seconds) for size in CHUNKS]
-    steps = [(rows, decode(model.shape, kept, machine, rows, context).seconds) for rows in ROWS]
-    price = (device.price_usd_hour.low * device.price_usd_hour.high) ** 0.5
-    return Place(name, "jax", MODELLED, price, device.power_w, machine.memory, fitted(prefills, steps).times)
+    if device.price_usd_hour is None:
+        return NoPlace(slug(chip), f"conf/hardware/{name}.yaml says no price")
+    return slug(chip), _middle(device.price_usd_hour), device.power_w
 
 
-def device_storage(model: Model, device: Device) -> Storage:
-    """Weights in the recipe's bits, widened to the device's float dtype where they are multiplied."""
-    if (dtype := device.dtype) is None:
-        raise UserError(f"{device.name} multiplies no floats")
-    as_stored = model.storage("ort")
-    bits = {kind: min(width, 16.0) for kind, width in as_stored.bits.items()}
-    return Storage(model.name, bits, {"other": dtype}, min(as_stored.cache_bits, 16), 16)
+def _extended(
+    model: Model, kept: Storage, part: Mapping[str, Any], points: list[Mapping[str, Any]], context: int
+) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """Points with what attending to a longer context adds: of steps, to all of it; of prompts, to half of it, as the mean
+    token of a long prompt does."""
+    machine = read_peaks(part["peaks"]).machine(part["chip"], float("inf"))
+    prefills, steps = [], []
+    for row in points:
+        if row["program"] == "decode":
+            far, near = (
+                decode(model.shape, kept, machine, row["rows"], seen).seconds for seen in (context, row["context"])
+            )
+            steps.append((row["rows"], row["seconds"] + max(0.0, far - near)))
+        else:
+            past = max(0, context // 2 - row["tokens"] // 2)
+            far, near = (prefill(model.shape, kept, machine, row["tokens"], seen).seconds for seen in (past, 0))
+            prefills.append((row["tokens"], row["seconds"] + far - near))
+    return prefills, steps
+
+
+def modelled(
+    model: Model, name: str, reach: float, context: int, rows: int, refused: Mapping[str, int]
+) -> Place | NoPlace:
+    """By the `jax` engine, whose weights are widened to the dtype that it takes: float32 on cores, else bfloat16. refused:
+    of `refused_by_compiler`."""
+    device = load_device(name)
+    dtype = "float32" if device.kind in ("cpu", "soc") else "bfloat16"
+    if device.price_usd_hour is None:
+        return NoPlace(name, "nobody says a price")
+    if dtype not in device.peak_tflops:
+        return NoPlace(name, f"it multiplies no {dtype}, which engine jax takes there")
+    if name in refused and model.shape.num_parameters >= refused[name]:
+        return NoPlace(name, "the decode step does not fit, says its compiler")
+    kept, machine = replace(model.storage("jax", dtype), compute={"other": dtype}), device.machine(reach)
+    if (most := max_rows(model.shape, kept, machine, context)) < rows:
+        return NoPlace(name, f"{machine.memory / 1e9:g} GB hold {most} x {context} tokens of {model.name}, not {rows}")
+    prefills = [(size, prefill(model.shape, kept, machine, size, context // 2).seconds) for size in CHUNKS]
+    steps = [(many, decode(model.shape, kept, machine, many, context).seconds) for many in ROWS]
+    return Place(name, "jax", MODELLED, _middle(device.price_usd_hour), device.power_w,
+                 needed(model, kept, context, rows), fitted(prefills, steps).times)  # fmt: skip
+
+
+def refused_by_compiler(reports: Path) -> dict[str, int]:
+    """Device -> parameters of a model whose decode step one chip of it does not hold (tier `compiled`)."""
+    path = reports / "hardware" / "compiled.json"
+    found = read_json(path) if path.is_file() else {"programs": []}
+    return {row["device"]: found["parameters"] for row in found["programs"]
+            if row["program"] == "decode" and row["chips"] == 1 and not row["fits"]}  # fmt: skip
+
+
+def needed(model: Model, kept: Storage, context: int, rows: int) -> float:
+    """Bytes of weights, and of `rows` caches of `context` tokens."""
+    return weight_bytes(model.shape, kept) + rows * cache_bytes(model.shape, kept, context)
+
+
+def _middle(price: Price) -> float:
+    """Of the cheapest and the dearest offer, the geometric mean."""
+    return (price.low * price.high) ** 0.5

@@ -33,8 +33,8 @@ def storage(name: str, rules: Sequence[Rule], engine: str, dtype: str = "bfloat1
     dtypes = {kind: _deciding(name, rules, tensor) for kind, tensor in TENSORS.items()} if rules else {}
     cache = 8 if set(dtypes.values()) - {"float32"} else WIDTHS[dtype if engine == "jax" else "float32"]
     if engine == "jax":
-        width = WIDTHS[dtype]
-        return Storage(name, {"other": width}, {"other": dtype, "attention": ATTENTION + dtype}, cache, width)
+        width, attended = WIDTHS[dtype], ATTENTION + ("int8" if cache == 8 else dtype)
+        return Storage(name, {"other": width}, {"other": dtype, "attention": attended}, cache, width)
     dtypes["attention"] = ATTENTION + ("int8" if cache == 8 else "float32")
     bits = {kind: BITS[dtypes[kind]] for kind in TENSORS if kind in dtypes}
     return Storage(name, bits | {"other": 32.0}, dtypes | {"other": "float32"}, cache, 32)

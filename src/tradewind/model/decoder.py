@@ -194,11 +194,11 @@ class Decoder(nnx.Module):
         for index, (layer, (keys, values)) in enumerate(zip(self.layers, cache, strict=True)):
             pair = scales[2 * index : 2 * index + 2]
             q, k, v = layer.attention.project(layer.attention_norm(x), rotation)
-            keys = keys.at[places, positions].set(_stored(k, pair[0], keys.dtype), mode="drop")
-            values = values.at[places, positions].set(_stored(v, pair[1], values.dtype), mode="drop")
+            keys = keys.at[places, positions].set(stored(k, pair[0], keys.dtype), mode="drop")
+            values = values.at[places, positions].set(stored(v, pair[1], values.dtype), mode="drop")
             updated.append((keys, values))
             both = zip((keys, values), pair, strict=True)
-            seen_keys, seen_values = (_read(_seen(part, len(x), rows, context), s, q.dtype) for part, s in both)
+            seen_keys, seen_values = (read(_seen(part, len(x), rows, context), s, q.dtype) for part, s in both)
             x = x + layer.attention.output(attend(q, seen_keys, seen_values, mask))
             x = x + layer.mlp(layer.mlp_norm(x))
         return self.norm(x), updated
@@ -283,15 +283,15 @@ def _seen(part: jax.Array, count: int, rows: jax.Array | None, context: int) -> 
     return (part[:count] if rows is None else part[rows])[:, :context]
 
 
-def _stored(x: jax.Array, scale: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+def stored(x: jax.Array, scale: jax.Array | None, dtype: DTypeLike) -> jax.Array:
     """[..., K, F] as the cache holds it: codes of `scale` [K, F], rounded to nearest and clipped to +-127, or floats."""
     if scale is None:
         return x.astype(dtype)
     return jnp.clip(jnp.round(x.astype(jnp.float32) / scale), -127, 127).astype(dtype)
 
 
-def _read(part: jax.Array, scale: jax.Array | None, dtype: DTypeLike) -> jax.Array:
-    """The inverse of `_stored`, but for its rounding."""
+def read(part: jax.Array, scale: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    """The inverse of `stored`, but for its rounding."""
     return part.astype(dtype) if scale is None else part.astype(dtype) * scale.astype(dtype)
 
 

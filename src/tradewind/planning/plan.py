@@ -29,6 +29,8 @@ REQUESTS = 2000
 """Of a simulation, at least: its p95 then rests on a hundred."""
 FINEST = 0.01
 """Of a rate: how closely it is searched."""
+CLIPPED = 4
+"""Times its median that a length is at most."""
 TOGETHER = 64
 """Replicas that are simulated together; more are as many groups of so many."""
 
@@ -50,7 +52,7 @@ class Lengths:
 
     def _length(self, chance: random.Random, median: int) -> int:
         drawn = median * math.exp(chance.gauss(0, self.spread))
-        return max(1, round(min(max(drawn, median / 8), 4 * median)))
+        return max(1, round(min(max(drawn, median / 8), CLIPPED * median)))
 
 
 @dataclass(frozen=True)
