@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from tradewind import data, host
-from tradewind.config import PROFILES, check_profile, compose, read_params, run
+from tradewind.config import PROFILES, build, check_profile, compose, read_params, run
 from tradewind.corpus.environment import locate
 from tradewind.errors import UserError
 from tradewind.files import read_json, write_json, write_text
@@ -57,8 +57,15 @@ def main() -> None:
 
 def refuse_early(params: dict[str, Any], root: Path) -> None:
     """What a stage would refuse only after those that train. Raises UserError."""
+    from tradewind.compression.distill import DistillConfig
+    from tradewind.compression.prune import PruneConfig
     from tradewind.compression.quantize_section import read_section
 
+    for name, section in params["prune"].items():
+        own = {key: value for key, value in section.items() if key not in ("calibration", "recovery")}
+        build(PruneConfig, own, f"prune.{name}")
+    for name, section in params["distill"].items():
+        build(DistillConfig, section, f"distill.{name}")
     variables = {key: value for part in read_params(root / "dvc.yaml")["vars"] for key, value in part.items()}
     read_section(params["quantize"], [name for name in variables["variants"] if not name.endswith("-fp32")])
 

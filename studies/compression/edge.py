@@ -25,7 +25,7 @@ from tradewind.compression.export_litert import PYTHON, benchmark, export_litert
 from tradewind.config import run
 from tradewind.edge.ask import Ask
 from tradewind.edge.capped import CapExceeded, answer_capped
-from tradewind.edge.chromium import Page, browser, executable
+from tradewind.edge.chromium import Page, browser, executable, tabs_peak
 from tradewind.errors import UserError
 from tradewind.files import read_jsonl, write_json
 from tradewind.tracking import Measurement, git_commit, record_run
@@ -37,8 +37,14 @@ FORMULAS = {
     "load_s": "from the start of the tokenizer's load, or of the page's navigation with its files kept, to ready; median",
     "ttft_s": "question asked to first token; median",
     "decode_tokens_per_s": "tokens after the first / seconds from the first to the last; median",
-    "peak_rss_bytes": "largest VmHWM of the runs",
+    "peak_rss_bytes": "largest VmHWM of the runs; of a browser, of the processes of its tabs",
 }
+LITERT = {
+    "load_s": "from the start to ready, the first step included, which widens the weights; one run",
+    "decode_tokens_per_s": "tokens / seconds of their steps; one run",
+    "peak_rss_bytes": "VmHWM; one run",
+}
+IN_LITERT = "LiteRT, 2 threads"
 Row = dict[str, Any]
 
 
@@ -56,7 +62,10 @@ def main() -> None:
             for figure in FIGURES:
                 if row.get(figure) is not None:
                     name = f"{figure} {row['where']} {row['variant']}".replace(",", "")
-                    made.log(Measurement(name, row[figure], UNITS[figure], settings["repeats"], None, FORMULAS[figure]))
+                    n, formula = settings["repeats"], FORMULAS[figure]
+                    if row["where"] == IN_LITERT:
+                        n, formula = 1, LITERT[figure]
+                    made.log(Measurement(name, row[figure], UNITS[figure], n, None, formula))
     head = {"device": host.device(), "git_commit": git_commit(), "run_id": made.run_id}
     write_json(REPORTS / "edge.json", {**head, "params": settings, "rows": rows})
     for row in rows:
@@ -99,11 +108,12 @@ def in_browser(name: str, question: Mapping[str, Any], settings: Mapping[str, An
                 pages = [loaded(open_page(page_address)) for _ in range(settings["repeats"])]
             load, page = median(number(one, "pageMs") for one in pages) / 1000, pages[-1]
             made = [asked(page, question, settings["tokens"]) for _ in range(settings["repeats"])]
-            timed = round(number(page, "tokens")) - 1
+            timed, peak = round(number(page, "tokens")) - 1, tabs_peak(Path(profile))
         yield {
             "where": f"browser, {threads} thread{'s' if threads > 1 else ''}", "variant": name, "load_s": load,
             "ttft_s": median(one[0] for one in made), "decode_tokens_per_s": median(one[1] for one in made),
-            "timed_tokens": timed, "note": f"server stopped before it is asked; first load {fetched:.2f} s",
+            "timed_tokens": timed, "peak_rss_bytes": peak,
+            "note": f"server stopped before it is asked; first load {fetched:.2f} s",
         }  # fmt: skip
 
 
@@ -145,7 +155,7 @@ def in_litert(name: str, settings: Mapping[str, Any]) -> Row:
         found = benchmark(model, settings["tokens"], 2, PYTHON)
     kept = {key: found[key] for key in ("load_s", "decode_tokens_per_s", "peak_rss_bytes")}
     kept["timed_tokens"] = found["tokens"]
-    row: Row = {"where": "LiteRT, 2 threads", "variant": name}
+    row: Row = {"where": IN_LITERT, "variant": name}
     return row | kept | {"note": f"its file: {found['bytes'] / 1e6:.1f} MB; one process"}
 
 

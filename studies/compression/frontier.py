@@ -8,7 +8,8 @@ whose speed does not depend on them: their rounds are put together, and an inter
 one process is all, it is over its rounds alone.
 
 Results: reports/compression.json, pictures beside the study's reports, and a run for each variant that holds all its figures,
-so that MLflow compares them by the tags model, precision, method, recommended, front. `recommended` means within the bounds
+so that MLflow compares them by the tags model, precision, method, recommended, front; its parameters name the runs that they
+come from. `recommended` means within the bounds
 of its distance from its own fp32 weights, and nothing else.
 """
 
@@ -88,7 +89,7 @@ def pooled(graphs: Mapping[str, str], measured: Mapping[str, Any], seed: int) ->
     out = {}
     for graph in set(graphs.values()):
         alike = [name for name in graphs if graphs[name] == graph]
-        row: dict[str, Any] = {"timed_with": alike}
+        row: dict[str, Any] = {"timed_with": alike, "measured_in": [measured[name]["run_id"] for name in alike]}
         for key, scale in usual.items():
             processes = [[scale * ratio for ratio in measured[name]["anchor"]["rounds"][key]] for name in alike]
             row |= {key: median(chain(*processes)), f"{key}_ci": cluster_median_interval(processes, seed)}
@@ -115,7 +116,7 @@ def _variant(
     row["f1_to_parent"] = difference(answers[name], answers[manifest["parent"]], seed) if manifest["parent"] else None
     row["faults"] = faults(used(row))
     recommended = not row["faults"] if manifest["parent"] else None  # fp32 is what others are held against
-    return row | {"recommended": recommended}
+    return row | {"recommended": recommended, "evaluated_in": quality["run_id"]}
 
 
 def disk_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
@@ -157,7 +158,10 @@ def record(name: str, row: Mapping[str, Any], on: list[str], told: Mapping[str, 
     tags = {key: row[key] for key in ("model", "precision", "method")} | {"study": STUDY, "engine": "ort"}
     tags |= {"recommended": str(row["recommended"]).lower(), "front": ",".join(on) or "none"}
     path = RUNS / f"{STUDY}-variant-{name}.json"
-    with record_run(stage="frontier", question="compression", variant=name, tags=tags, path=path) as made:
+    sources = {key: row[key] for key in ("evaluated_in", "measured_in")}
+    with record_run(
+        stage="frontier", question="compression", variant=name, params=sources, tags=tags, path=path
+    ) as made:
         for key, value in row.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 formula = told.get(key, "manifest")

@@ -2,7 +2,8 @@
 
     python -m studies.compression.strategies
 
-All learn from one teacher cache, on the same rows in the same order (on-policy rounds replace a share of them). Judged at
+All learn from one teacher cache, on the same rows in the same order (on-policy rounds replace a share of them, and begin the
+rate's schedule anew). Judged at
 the answers' tokens of validation conversations, by what the teacher says there. Results: `strategies.json` among the study's
 reports.
 """
@@ -40,6 +41,8 @@ JUDGES = {"cross_entropy": "cross_entropy", "kl_to_teacher": "logits_kl"}
 """Measure -> metric of the losses."""
 BASIS = "kl"
 """The strategy that others are compared with."""
+UNTRAINED = "none"
+"""Stands among the strategies for the initial student."""
 
 
 def main() -> None:
@@ -49,14 +52,15 @@ def main() -> None:
     teacher_ids = np.asarray(read_json(model_folder(INITIAL) / "vocabulary.json")["teacher_ids"], np.int32)
     scorer = Scorer(to_model(*load_hf(model_folder(TEACHER))), teacher_ids, settings["k"], rows=4)
     taps = Taps(tuple(settings["streams"]), settings["relation_heads"])
-    learned = told(scorer, tokenizer, TRAIN, settings["tokens"], settings["length"], seed, taps)
-    unseen = told(scorer, tokenizer, VALIDATION, settings["validation_tokens"], settings["length"], seed)
-    judged = {"none": (judge(config, flat, unseen), 0.0)}
+    learned = teacher_answers(scorer, tokenizer, TRAIN, settings["tokens"], settings["length"], seed, taps)
+    unseen = teacher_answers(scorer, tokenizer, VALIDATION, settings["validation_tokens"], settings["length"], seed)
+    judged = {UNTRAINED: (judge(config, flat, unseen), 0.0)}
     for name, own in settings["strategies"].items():
         choice = build(DistillConfig, settings["training"] | own, f"strategies.{name}")
         trained, result = distill(config, flat, learned, choice, seed, scorer=scorer)
         judged[name] = judge(config, trained, unseen), result.tokens_per_s
-    rows = [row(name, sums, rate, judged[BASIS][0], seed) for name, (sums, rate) in judged.items()]
+    beside = {"basis": judged[BASIS][0], "untrained": judged[UNTRAINED][0]}
+    rows = [row(name, sums, rate, beside, seed) for name, (sums, rate) in judged.items()]
     path = RUNS / f"{STUDY}-strategies.json"
     with record_run(stage="strategies", question=STUDY, variant=INITIAL, params=settings, path=path) as made:
         for one in rows:
@@ -64,13 +68,14 @@ def main() -> None:
                 made.log(Measurement(f"{key}_{one['strategy']}", one[key], "nat", unseen.packed.targets,
                                      one[f"{key}_ci"], FORMULA, seed))  # fmt: skip
     head = {"device": host.device(), "git_commit": git_commit(), "run_id": made.run_id, "initial": INITIAL}
-    facts = {"trained_tokens": settings["training"]["tokens"], "judged_tokens": unseen.packed.targets, "basis": BASIS}
+    facts = {"trained_tokens": settings["training"]["tokens"], "trained_targets": learned.packed.targets,
+             "judged_tokens": unseen.packed.targets, "basis": BASIS}  # fmt: skip
     write_json(REPORTS / "strategies.json", {**head, **facts, "params": settings, "rows": rows})
     best = min(rows, key=lambda one: one["kl_to_teacher"])
     print(f"strategies: {best['strategy']} is nearest to the teacher, KL {best['kl_to_teacher']:.4f}")
 
 
-def told(
+def teacher_answers(
     scorer: Scorer, tokenizer: Tokenizer, source: str, tokens: int, length: int, seed: int, taps: Taps | None = None
 ) -> TeacherCache:
     """What the teacher says about conversations of a file."""
@@ -98,16 +103,17 @@ def judge(config: DecoderConfig, flat: Flat, cache: TeacherCache) -> Mapping[str
 
 
 def row(
-    name: str, sums: Mapping[str, np.ndarray], rate: float, basis: Mapping[str, np.ndarray], seed: int
+    name: str, sums: Mapping[str, np.ndarray], rate: float, beside: Mapping[str, Mapping[str, np.ndarray]], seed: int
 ) -> dict[str, Any]:
-    """Means with intervals, and the KL beside that of the basis, row by row."""
+    """Means with intervals, and the KL beyond that of others (`basis`, `untrained`), row by row."""
     out: dict[str, Any] = {"strategy": name, "tokens_per_s": rate}
     for key in JUDGES:
         out[key] = float(sums[key].sum() / sums["count"].sum())
         out[f"{key}_ci"] = ratio_interval(sums[key], sums["count"], seed)
-    more = sums["kl_to_teacher"] - basis["kl_to_teacher"]
-    out["kl_beyond_basis"] = float(more.sum() / sums["count"].sum())
-    out["kl_beyond_basis_ci"] = ratio_interval(more, sums["count"], seed)
+    for other, theirs in beside.items():
+        more = sums["kl_to_teacher"] - theirs["kl_to_teacher"]
+        out[f"kl_beyond_{other}"] = float(more.sum() / sums["count"].sum())
+        out[f"kl_beyond_{other}_ci"] = ratio_interval(more, sums["count"], seed)
     return out
 
 

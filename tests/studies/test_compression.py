@@ -35,14 +35,16 @@ def results(name: str, drift: float) -> None:
         {} if kl is None else {"kl_to_parent": [kl, kl], "top1_agreement": [0.9, 0.9]}
     )
     evaluated = {"metrics": metrics, "intervals": intervals, "formulas": {"answer_f1": "tokens shared"}}
+    evaluated["run_id"] = f"evaluate-{name}-20261128T000000-e0"
     write_json(REPORTS / "evaluate" / f"{name}.json", {name: evaluated})
     rows = [{"label": name, "id": f"q{i}", "kind": "k", "answerable": True, "f1": f1} for i in range(20)]
     write_jsonl(REPORTS / "evaluate" / f"{name}.questions.jsonl", rows)
     rates = dict.fromkeys(frontier.RATES, 100.0 * drift) | dict.fromkeys(frontier.TIMES, 10.0 / drift)
     own = {key: value * (2.0 if key in frontier.RATES else 1.0) for key, value in rates.items()}
-    speed = {"metrics": own | {"load_s": 1.0, "peak_rss_bytes": 1e8}, "formulas": dict.fromkeys(own, "per s"), "anchor": {
-        "variant": "a", "metrics": rates,
-        "rounds": {key: [wide * own[key] / rates[key] for wide in (0.9, 1.0, 1.1)] for key in rates}}}  # fmt: skip
+    rounds = {key: [wide * own[key] / rates[key] for wide in (0.9, 1.0, 1.1)] for key in rates}
+    speed = {"run_id": f"benchmark-{name}-20261128T000000-b0", "formulas": dict.fromkeys(own, "per s"),
+             "metrics": own | {"load_s": 1.0, "peak_rss_bytes": 1e8},
+             "anchor": {"variant": "a", "metrics": rates, "rounds": rounds}}  # fmt: skip
     write_json(REPORTS / "benchmark" / f"{name}.json", {name: speed})
 
 
@@ -53,6 +55,12 @@ def measured(tmp_path, monkeypatch):
     for place, name in enumerate(NAMES):
         results(name, drift=1.0 + 0.1 * place)
     return frontier.variants(seed=0)
+
+
+def test_figures_name_the_runs_that_they_come_from(measured):
+    alike = [f"benchmark-{name}-20261128T000000-b0" for name in measured["student-int4"]["timed_with"]]
+    assert len(alike) == 2 and measured["student-int4"]["measured_in"] == alike
+    assert measured["student-int4"]["evaluated_in"] == "evaluate-student-int4-20261128T000000-e0"
 
 
 def test_the_machines_drift_falls_out(measured):
@@ -68,6 +76,7 @@ def test_variants_with_one_graph_have_one_speed_over_all_their_rounds():
         name: {
             "anchor": {"metrics": dict.fromkeys(keys, 10.0), "rounds": dict.fromkeys(keys, own)},
             "metrics": {"peak_rss_bytes": 100 * own[0], "load_s": own[0]},
+            "run_id": name,
         }
         for name, own in ratios.items()
     }

@@ -49,7 +49,8 @@ def test_each_strategy_is_judged_beside_the_untrained_student_and_the_basis(repo
         assert rows[name]["kl_to_teacher"] < rows["none"]["kl_to_teacher"]
         low, high = rows[name]["kl_to_teacher_ci"]
         assert low < rows[name]["kl_to_teacher"] < high
-    assert rows["kl"]["kl_beyond_basis_ci"] == [0.0, 0.0]
+    assert rows["kl"]["kl_beyond_basis_ci"] == rows["none"]["kl_beyond_untrained_ci"] == [0.0, 0.0]
+    assert rows["kl"]["kl_beyond_untrained"] == pytest.approx(-rows["none"]["kl_beyond_basis"])
     beyond = rows["none"]["kl_to_teacher"] - rows["kl"]["kl_to_teacher"]
     assert rows["none"]["kl_beyond_basis"] == pytest.approx(beyond)
     lines = [line for line in section({"strategies": report}).splitlines() if line.startswith("| ")][1:]

@@ -28,9 +28,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from tradewind.compression.compare_integers import from_onnx
+from tradewind.compression.compare_integers import differing, from_gguf, from_onnx
 from tradewind.compression.export_litert import GET_IT as GET_LITERT
-from tradewind.compression.export_litert import PYTHON, export_litert, logits
+from tradewind.compression.export_litert import PYTHON, export_litert, integers, logits
 from tradewind.compression.export_onnx import export_onnx
 from tradewind.compression.kv_cache import SCALES_FILE
 from tradewind.compression.quantize import Tensor
@@ -142,12 +142,16 @@ def llama_cpp(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
 
 
 def lite_rt(setup: Setup, texts: Sequence[Text]) -> list[LogProbs]:
-    """A `.tflite` made for this comparison. Its report of integers is `export_litert.integers`."""
+    """A `.tflite` made for this comparison, once it is known to hold the same integers."""
     if not os.access(setup.litert, os.X_OK):
         raise Missing(GET_LITERT)
     with TemporaryDirectory() as made:
         model = Path(made) / "step.tflite"
         export_litert(setup.folder, model, max(len(text.tokens) for text in texts), setup.litert)
+        if wrong := differing(from_gguf(setup.folder, setup.manifest), integers(model, setup.litert)):
+            raise UserError(
+                f"{setup.manifest.name}: the .tflite has other integers in {len(wrong)} tensors: {wrong[0]}"
+            )
         lines = logits(model, [(text.tokens, text.start) for text in texts], setup.threads, setup.litert)
     return [log_softmax(part) for part in lines]
 

@@ -65,6 +65,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         check_dtype("distill", self.dtype)
         check_precision("distill", self.matmul_precision)
+        combine(self.losses, self.temperature)  # refuses names that it does not know
         if self.on_policy.share and self.losses.get("cross_entropy"):
             raise UserError(
                 "distill.losses: cross_entropy would take the student's own samples (on_policy) for the truth"

@@ -130,7 +130,7 @@ def logits(model: Path, texts: Sequence[tuple[Sequence[int], int]], threads: int
 
 
 def benchmark(model: Path, tokens: int, threads: int, python: Path) -> dict[str, Any]:
-    """load_s, decode_tokens_per_s (median), peak_rss_bytes and bytes of the file."""
+    """load_s (the first step included, which widens the weights), decode_tokens_per_s, peak_rss_bytes, bytes of the file."""
     found: dict[str, Any] = json.loads(worker(python, "bench", str(model), str(tokens), str(threads)).splitlines()[-1])
     return found
 

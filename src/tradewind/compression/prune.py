@@ -18,7 +18,7 @@ from tradewind.compression.prune_hidden import keep_channels, keep_components
 from tradewind.compression.prune_magnitude import zero_smallest
 from tradewind.compression.prune_mlp import drop_neurons
 from tradewind.compression.prune_refit import refit
-from tradewind.compression.prune_sketch import Calibration, Sketch, Strategy, whole
+from tradewind.compression.prune_sketch import Calibration, Sketch, Strategy, check_width, whole
 from tradewind.errors import UserError
 from tradewind.model.decoder import DecoderConfig
 from tradewind.model.weights import Flat, to_model
@@ -37,6 +37,8 @@ STRATEGIES: Mapping[str, Strategy] = {
 """Name in an entry of the schedule -> strategy, in the order in which those of one entry are applied."""
 
 AFTER_REFIT = ("sparsity",)
+WIDTHS = ("mlp_size", "hidden_size", "hidden_channels")
+"""Of the strategies, those whose amount is a width of matrices."""
 RECOVERY = "tokens"
 
 Recover = Callable[[DecoderConfig, Flat, int], Flat]
@@ -64,6 +66,8 @@ class PruneConfig:
             for name, amount in entry.items():
                 if isinstance(amount, bool) or not isinstance(amount, (int, float)):
                     raise UserError(f"prune.schedule: {name}: {amount!r} is not a number")
+                if name in WIDTHS:
+                    check_width(name, int(amount))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from tradewind.model.config import DecoderConfig
 FORMAT = 1
 MANIFEST = "manifest.json"
 MODELS = ("base", "teacher", "student", "tiny")
-"""Those of the main pipeline, in the order in which they come to be; a study may have others."""
+"""Those with several variants, in the order in which they come to be; a study may have others."""
 PRECISIONS = ("fp32", "int8", "w8a8", "mixed", "int4")
-"""int8, int4: weights alone, block 32. w8a8: activations in int8, too. mixed: int4, with the sensitive matrices in int8."""
+"""int8, int4: weights by blocks of 32; what multiplies them may round activations by blocks, too (ONNX Runtime, llama.cpp).
+w8a8: one scale a row of weights and one a token, part of the model. mixed: int4, the sensitive matrices int8."""
 LICENCE = "Apache-2.0"
 MAX_FEED = 16
 """New tokens that a row of a batch takes in one call: graphs have rotary angles for so many positions past the context,

@@ -2,6 +2,7 @@
 needed by nobody who answers."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -96,6 +98,15 @@ def browser(profile: Path, *options: str) -> Iterator[Callable[[str], Page]]:
             for page in pages:
                 page.close()
             process.terminate()
+
+
+def tabs_peak(profile: Path) -> int:
+    """Largest VmHWM, in bytes, of the processes that the tabs of the browser over `profile` have."""
+    own = f"--user-data-dir={profile}"
+    browsers = [one for one in psutil.process_iter(["cmdline"]) if own in (one.info["cmdline"] or ())]
+    tabs = [one for each in browsers for one in each.children(recursive=True) if "--type=renderer" in one.cmdline()]
+    peaks = [re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text()) for one in set(tabs)]
+    return max(1024 * int(found[1]) for found in peaks if found)
 
 
 def _port(profile: Path, process: "subprocess.Popen[bytes]") -> int:

@@ -26,14 +26,15 @@ def frontier(data: Any) -> str:
         marks = "".join(sign for cost, sign in SIGNS.items() if name in data["fronts"][cost]["variants"])
         rows.append([
             f"{name} {marks}".strip(), f"{row['parameters'] / 1e6:.1f}", f"{row['disk_bytes'] / 1e6:.1f}",
-            f"{row['answer_f1']:.3f} [{low:.3f}, {high:.3f}]", f"{100 * share(data, name):.0f}", f"{row['perplexity']:.3f}",
+            f"{row['answer_f1']:.3f} [{low:.3f}, {high:.3f}]", f"{100 * share(data, name):.0f}",
+            f"{row['bits_per_byte']:.3f}",
             _or_dash(row["kl_to_parent"], "{:.4f}"), _or_dash(row["top1_agreement"], "{:.1f}", 100),
             f"{row['prefill_tokens_per_s']:,.0f}", _rate(row),
             f"{row['decode_cpu_ms_per_token']:.1f}", f"{row['load_s']:.2f}", f"{row['peak_rss_bytes'] / 1e6:,.0f}",
             "-" if row["recommended"] is None else verdict(used(row)),
         ])  # fmt: skip
     head = [
-        "variant", "M params", "MB on disk", "answer F1 [95 %]", "% of the teacher's", "perplexity", "KL to fp32", "top-1 %",
+        "variant", "M params", "MB on disk", "answer F1 [95 %]", "% of the teacher's", "bits/byte", "KL to fp32", "top-1 %",
         "prefill tok/s", "decode tok/s [95 %]", "CPU ms/token", "load s", "peak RSS MB", "bounds, to its own fp32",
     ]  # fmt: skip
     return f"{table(head, rows)}\n{_fronts(data)}{source_of_variants(data)}"

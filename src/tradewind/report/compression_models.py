@@ -8,7 +8,7 @@ from tradewind.report.markdown import source, source_of_variants, table
 
 MODELS = ("teacher", "student", "tiny", "vocabulary", "depth", "width", "sparse")
 """In the order in which they are shown."""
-TEACHER = "teacher-fp32"
+TEACHER, UNTRAINED = "teacher-fp32", "untrained"
 
 
 def models(data: Any) -> str:
@@ -37,42 +37,36 @@ def strategies(data: Any) -> str:
     rows = []
     for one in sorted(part["rows"], key=lambda one: one["kl_to_teacher"]):
         figures = [f"{one[key]:.3f} [{one[f'{key}_ci'][0]:.3f}, {one[f'{key}_ci'][1]:.3f}]"
-                   for key in ("kl_to_teacher", "kl_beyond_basis", "cross_entropy")]  # fmt: skip
+                   for key in ("kl_to_teacher", "kl_beyond_basis", "kl_beyond_untrained", "cross_entropy")]  # fmt: skip
         rows.append([_name(one), *figures])
-    head = [
-        "strategy", "KL to the teacher [95 %]", f"beyond `{part['basis']}` [95 %]", "cross-entropy, nats a token [95 %]",
-    ]  # fmt: skip
-    told = f"{part['trained_tokens']:,} tokens each from `{part['initial']}`; {part['judged_tokens']:,} answer tokens judged."
+    beyond = [f"beyond {other} [95 %]" for other in (f"`{part['basis']}`", "the untrained")]
+    head = ["strategy", "KL to the teacher [95 %]", *beyond, "cross-entropy, nats a token [95 %]"]
+    told = f"{part['trained_tokens']:,} tokens each from `{part['initial']}`, {part['trained_targets']:,} of them answers; "
+    told += f"{part['judged_tokens']:,} answer tokens judged."
     told += " One training of each: intervals are over the text alone, each at 95 %, not adjusted for their number."
     return f"{table(head, rows)}\n{told}\n\n{verdict(part)}\n{source(part)}"
 
 
 def verdict(part: Mapping[str, Any]) -> str:
-    """What the intervals decide. Against the untrained model they are not paired, so they decide less than they could."""
+    """What the intervals decide, paired by row of the text."""
     basis = part["basis"]
-    start = next(one for one in part["rows"] if one["tokens_per_s"] == 0)
-    trained = [one for one in part["rows"] if one is not start]
+    trained = [one for one in part["rows"] if _name(one) != UNTRAINED]
     others = [one for one in trained if one["strategy"] != basis]
-    nearer, further = _apart(others, (0.0, 0.0))
-    better, worse = _apart(trained, start["kl_beyond_basis_ci"])
-    left = len(others) - len(nearer) - len(further)
-    return (
-        f"On this text, nearer to the teacher than `{basis}`: {_listed(nearer)}; further: {_listed(further)}; not told from "
-        f"it: {left} of {len(others)} (paired by row). Nearer than the untrained model: "
-        f"{_listed(better)}; further: {_listed(worse)}; not told from it: {len(trained) - len(better) - len(worse)} of "
-        f"{len(trained)} (intervals beyond `{basis}` that do not overlap)."
-    )
+    return (f"On this text, {_apart(others, 'basis', f'`{basis}`')}; {_apart(trained, 'untrained', 'the untrained model')} "
+            "(paired by row).")  # fmt: skip
 
 
-def _apart(rows: Sequence[Mapping[str, Any]], around: Sequence[float]) -> tuple[list[str], list[str]]:
-    """Whose interval beyond the basis lies wholly below, and wholly above, another."""
-    low, high = around
-    below = [_name(one) for one in rows if one["kl_beyond_basis_ci"][1] < low]
-    return below, [_name(one) for one in rows if one["kl_beyond_basis_ci"][0] > high]
+def _apart(rows: Sequence[Mapping[str, Any]], other: str, words: str) -> str:
+    """Whose interval beyond the other lies wholly below 0, and wholly above."""
+    below = [_name(one) for one in rows if one[f"kl_beyond_{other}_ci"][1] < 0]
+    above = [_name(one) for one in rows if one[f"kl_beyond_{other}_ci"][0] > 0]
+    left = len(rows) - len(below) - len(above)
+    return (f"nearer to the teacher than {words}: {_listed(below)}; further: {_listed(above)}; not told from it: "
+            f"{left} of {len(rows)}")  # fmt: skip
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return row["strategy"] if row["tokens_per_s"] > 0 else "untrained"
+    return UNTRAINED if row["strategy"] == "none" else row["strategy"]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -28,11 +28,17 @@ def source(data: Mapping[str, Any]) -> str:
 
 
 def source_of_variants(data: Mapping[str, Any]) -> str:
-    """On what it was measured, where each variant has a run of its own: the seed, too, and what the runs' ids share."""
+    """On what it was measured, where figures of a variant come from runs of its own: when, and what the ids of the runs share
+    that hold all figures of one, whose parameters name those."""
     ids = list(data["runs"].values())
     stage = ids[0].partition("-")[0]
     stamp = commonprefix([one.rsplit("-", 2)[1] for one in ids])  # noqa: RUF071 - of characters is what is meant
-    return f"\n{origin(data)}, seed {data['seed']}, runs `{stage}-VARIANT-{stamp}...`.\n"
+    made = sorted(one.rsplit("-", 2)[1] for row in data["variants"].values()
+                  for one in (row["evaluated_in"], *row["measured_in"]))  # fmt: skip
+    first, last = (f"{one[:4]}-{one[4:6]}-{one[6:8]}" for one in (made[0], made[-1]))
+    days = first if first == last else f"{first} to {last}"
+    return (f"\n{data['device']}; evaluated and measured {days}, seed {data['seed']}; put together at commit "
+            f"{data['git_commit']}; runs `{stage}-VARIANT-{stamp}...` name their sources.\n")  # fmt: skip
 
 
 def sources(named: Mapping[str, Mapping[str, Any]]) -> str:
