@@ -41,7 +41,7 @@ def _panel(axes: Axes, part: Mapping[str, Any]) -> None:
     points, peaks = part["points"], part["peaks"]
     intensities = [row["flops_per_s"] / row["bytes_per_s"] for row in points]
     reach = np.geomspace(min(intensities) / 2, max(intensities) * 2, 200)
-    dtypes = [name for name in peaks["flops"] if "." not in name]
+    dtypes = [name for name in peaks["flops"] if "." not in name and name in peaks["bandwidth"]]
     for dtype, style in zip(dtypes, STYLES, strict=False):
         roof = np.minimum(peaks["flops"][dtype], peaks["bandwidth"][dtype] * reach)
         axes.plot(reach, roof, style, color="0.4", lw=1, label=f"roof of {dtype} weights")

@@ -77,3 +77,41 @@ def test_devices_are_what_others_claim(reports):
     assert "| NVIDIA H200 SXM 141 GB | 989 | 141 | 4,800 | 700 | 2.50 to 7.00 |" in SECTIONS["hardware_devices"](
         reports
     )
+
+
+def test_training_is_held_against_the_measured_peak_of_its_precision(reports):
+    peaks = {"flops": {"bfloat16": 1e12, "float32": 1e9}}
+    jax = {**host({"n": 1, "median": 0.1, "worst": 0.1, "bias": 0.1})["engines"]["ort"], "peaks": peaks}
+    write_json(reports.folder / "hardware" / "a-cpu.json", {**host({}), "engines": {"jax": jax}})
+    write_json(reports.folder / "compression.json", {"variants": {"teacher-fp32": {"parameters": 10**8}}})
+    for name, method in (("finetune", "lora"), ("distill", None)):
+        params = {"matmul_precision": "bfloat16"} | ({"method": method} if method else {})
+        rates = [{"name": "trained_tokens_per_s", "value": 500.0}]
+        write_json(reports.folder / "runs" / f"{name}.json",
+                   {"device": "a CPU, 2 cores", "variant": "teacher", "params": params, "measurements": rates})  # fmt: skip
+    text = SECTIONS["hardware_training"](reports)
+    assert "| finetune | teacher | bfloat16 | 500 | 200 | 20% |" in text
+    assert "| distill | teacher | bfloat16 | 500 | 300 | 30% |" in text
+
+
+def test_plans_show_a_table_for_each_tier_and_what_could_not_be_had(reports):
+    one = {"name": "a on 1 x b", "tier": "measured", "f1": 0.9, "ttft_p95_ms": 300.4, "usd_hour": 0.1,
+           "usd_per_million": 1.234, "joules": None, "carbon_g_per_1000": None, "joules_tier": "-"}  # fmt: skip
+    other = {
+        **one,
+        "name": "a on 1 x c",
+        "tier": "modelled",
+        "joules": 3.0,
+        "carbon_g_per_1000": 0.4,
+        "joules_tier": "modelled",
+    }
+    kept = {"slo": "f1=0.8", "load": "rate=1", "left_out": {"t4": "no price"}, "chosen": one, "pareto": [one, other],
+            "reasons": ["cheapest"]}  # fmt: skip
+    lost = {"slo": "f1=1", "load": "rate=1", "left_out": {}, "words": "no variant"}
+    write_json(
+        reports.folder / "studies/hardware/plans.json", {"git_commit": "abc", "reach": 0.6, "goals": [kept, lost]}
+    )
+    text = SECTIONS["hardware_plans"](reports)
+    assert "| **a on 1 x b** | 0.900 | 300 | 0.100 | 1.23 | - | - | - |" in text
+    assert text.index("| times measured |") < text.index("| times modelled |") < text.index("no variant.")
+    assert "Not planned for: t4: no price. Modelled at 60% of claimed peaks." in text

@@ -9,7 +9,6 @@ python -m tradewind.hardware compile --device NAME [--chips N ...] [--program NA
 
 import argparse
 import os
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,8 +33,6 @@ from tradewind.planning.simulation import Limits
 from tradewind.serving.planned import planned_text
 from tradewind.serving.settings import ServeSettings
 
-HERE = "measured"
-"""Stands for the hosts that were benched among the names of devices."""
 PLANNED = ("slots", "prefill_chunk", "max_waiting", "max_len", "cache_mib", "cache_ttl_s")
 """Settings of `serve` that a plan rests on."""
 LIBRARIES = {"ort": "onnxruntime", "jax": "jax"}
@@ -130,9 +127,10 @@ def run_plan(given: argparse.Namespace) -> None:
         raise UserError(f"--load: prompts and answers come to {demand.longest} tokens together, and serve.max_len is "
                         f"{served.max_len}")  # fmt: skip
     limits = Limits(served.slots, served.prefill_chunk, served.max_waiting)
-    where, left_out = everywhere(known, given, demand.prompt + demand.answer, served.slots)
-    for device, why in left_out.items():
-        print(f"left out: {device}: {why}")
+    where, left_out = places.everywhere(known, reports, given.device or [places.MEASURED, *names()], given.reach,
+                                        demand.prompt + demand.answer, served.slots)  # fmt: skip
+    for why in sorted(set(left_out.values())):
+        print(f"left out ({why}): {', '.join(name for name, one in left_out.items() if one == why)}")
     if given.device and not any(where.values()):
         raise UserError("no device of --device can be planned for, as said above")
     planned = plan(known, places.known_f1(reports), where, wanted, demand, budget, limits,
@@ -159,27 +157,6 @@ def run_plan(given: argparse.Namespace) -> None:
         asked = {"slo": given.slo, "load": given.load, "budget": given.budget}
         told = {"chosen": as_record(chosen), "pareto": [as_record(one) for one in planned.pareto]}
         write_json(given.json, {**asked, **told, "reasons": planned.reasons})
-
-
-def everywhere(
-    known: Mapping[str, places.Model], given: argparse.Namespace, context: int, rows: int
-) -> tuple[dict[str, list[places.Place]], dict[str, str]]:
-    """Places of each variant, and devices that are none for at least one, each with a reason."""
-    devices = [name for name in given.device or names() if name != HERE]
-    refused = places.refused_by_compiler(given.reports)
-    where: dict[str, list[places.Place]] = {name: [] for name in known}
-    left_out: dict[str, str] = {}
-    for name, model in known.items():
-        found: list[places.Place | places.NoPlace] = []
-        if not given.device or HERE in given.device:
-            found += places.measured(model, given.reports, context, rows)
-        found += [places.modelled(model, device, given.reach, context, rows, refused) for device in devices]
-        for one in found:
-            if isinstance(one, places.NoPlace):
-                left_out[one.device] = one.why
-            else:
-                where[name].append(one)
-    return where, left_out
 
 
 def run_compile(given: argparse.Namespace) -> None:
@@ -248,8 +225,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     planning.add_argument("--load", required=True, metavar="WORDS", help="rate=2 (requests/s) or users=50,think_s=20; also "
                           "prompt=180,answer=60,spread=0.4 (tokens), repeats=0.8 (Zipf)")  # fmt: skip
     planning.add_argument("--budget", default="", metavar="WORDS", help="usd_hour=1,watts=100,gb=24")
-    planning.add_argument("--device", nargs="+", metavar="NAME", help=f"{HERE}: hosts that were; or of conf/hardware "
-                          "(default: all)")  # fmt: skip
+    planning.add_argument("--device", nargs="+", metavar="NAME", help=f"{places.MEASURED}: hosts that were; or of "
+                          "conf/hardware (default: all)")  # fmt: skip
     planning.add_argument(
         "--reach", type=share, default=0.6, metavar="R", help=f"share of modelled devices' peaks {default}"
     )

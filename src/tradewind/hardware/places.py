@@ -8,7 +8,7 @@ Whether a program fits a chip that is not here is what `compiled` says, the thir
 is no place. Not covered: several variants on one device, links between devices.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,19 @@ def modelled(
     steps = [(many, decode(model.shape, kept, machine, many, context).seconds) for many in ROWS]
     return Place(name, "jax", MODELLED, _middle(device.price_usd_hour), device.power_w,
                  needed(model, kept, context, rows), fitted(prefills, steps).times)  # fmt: skip
+
+
+def everywhere(
+    known: Mapping[str, Model], reports: Path, devices: Sequence[str], reach: float, context: int, rows: int
+) -> tuple[dict[str, list[Place]], dict[str, str]]:
+    """Places of each variant; and devices that are none for at least one, each with a reason. devices: of conf/hardware, and
+    MEASURED, which stands for every host that was."""
+    refused, found = refused_by_compiler(reports), dict[str, list[Place | NoPlace]]()
+    for name, model in known.items():
+        found[name] = [*measured(model, reports, context, rows)] if MEASURED in devices else []
+        found[name] += [modelled(model, one, reach, context, rows, refused) for one in devices if one != MEASURED]
+    left_out = {one.device: one.why for rest in found.values() for one in rest if isinstance(one, NoPlace)}
+    return {name: [one for one in rest if isinstance(one, Place)] for name, rest in found.items()}, left_out
 
 
 def refused_by_compiler(reports: Path) -> dict[str, int]:

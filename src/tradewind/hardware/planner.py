@@ -240,4 +240,4 @@ def as_record(one: Option) -> dict[str, Any]:
     told = {name: getattr(one, name) for name in ("cache", "hit", "f1", "replicas", "ttft_p95_ms", "utilization",
                                                    "usd_hour", "joules", "joules_tier")}  # fmt: skip
     place = {name: getattr(one.place, name) for name in ("device", "engine", "tier")}
-    return {"variant": one.model.name, **place, **told}
+    return {"name": one.name, "variant": one.model.name, **place, **told}

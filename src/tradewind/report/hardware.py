@@ -9,11 +9,15 @@ from typing import Any
 from tradewind.files import read_json
 from tradewind.hardware.compiled import table as compiled_table
 from tradewind.hardware.device import load_device, names
+from tradewind.hardware.places import TIERS
+from tradewind.hardware.planner import COLUMNS
 from tradewind.report.markdown import origin, source, table
 from tradewind.report.readme import Reports
 from tradewind.report.serving import found, missing, section
 
-COMPILED, TRIP = "hardware/compiled", "studies/hardware/trip"
+COMPILED, PLANS, TRIP = "hardware/compiled", "studies/hardware/plans", "studies/hardware/trip"
+TRAINING = ("finetune", "distill")
+"""Runs of the main job that train."""
 NOTHING = "*Not measured yet: `make bench` writes `reports/hardware/`.*\n"
 WORST = 5
 """Points with the largest errors that are shown."""
@@ -105,6 +109,65 @@ def compiled(data: Mapping[str, Any]) -> str:
     return compiled_table(data["programs"]) + f"\n{origin(data) or 'compiled'}; model {data['model']}.\n"
 
 
+def plans(data: Mapping[str, Any]) -> str:
+    """For each goal a table of each tier's front, the choice in bold, and its reasons; or what stands in the way."""
+    parts = []
+    for goal in data["goals"]:
+        asked = "; ".join(goal[key] for key in ("slo", "load", "budget") if goal.get(key))
+        parts.append(f"**`{asked}`**\n")
+        if "words" in goal:
+            parts.append(f"{goal['words']}.\n")
+            continue
+        for tier in TIERS:
+            rows = [
+                _planned(one, one["name"] == goal["chosen"]["name"]) for one in goal["pareto"] if one["tier"] == tier
+            ]
+            if rows:
+                parts.append(table([f"times {tier}", *COLUMNS], rows))
+        parts.append("\n".join(f"- {reason}" for reason in goal["reasons"]) + "\n")
+    left_out = {name: why for goal in data["goals"] for name, why in goal["left_out"].items()}
+    told = "; ".join(f"{name}: {why}" for name, why in sorted(left_out.items()))
+    return (
+        "\n".join(parts) + f"\nNot planned for: {told}. Modelled at {data['reach']:.0%} of claimed peaks.{source(data)}"
+    )
+
+
+def _planned(one: Mapping[str, Any], chosen: bool) -> list[str]:
+    energy = ["-" if one[key] is None else f"{one[key]:.1f}" for key in ("joules", "carbon_g_per_1000")]
+    name = f"**{one['name']}**" if chosen else one["name"]
+    return [name, f"{one['f1']:.3f}", f"{one['ttft_p95_ms']:.0f}", f"{one['usd_hour']:.3f}", f"{one['usd_per_million']:.2f}",
+            *energy, one["joules_tier"]]  # fmt: skip
+
+
+def training(reports: Reports) -> str:
+    """Tokens a second of the main job's training runs, and the share of the host's measured peak that their arithmetic is."""
+    peaks = {
+        host["device"]: host["engines"]["jax"]["peaks"]["flops"] for host in hosts(reports) if "jax" in host["engines"]
+    }
+    rows, sizes = [], (found(reports, "compression") or {"variants": {}})["variants"]
+    for name in TRAINING:
+        data = found(reports, f"runs/{name}")
+        if data is None or f"{data['variant']}-fp32" not in sizes:
+            continue
+        rate = next(one["value"] for one in data["measurements"] if one["name"] == "trained_tokens_per_s")
+        done = (
+            rate * (4 if data["params"].get("method") == "lora" else 6) * sizes[f"{data['variant']}-fp32"]["parameters"]
+        )
+        narrow = data["params"]["matmul_precision"]
+        peak = peaks.get(data["device"], {}).get(narrow)
+        rows.append(
+            [name, data["variant"], narrow, f"{rate:,.0f}", f"{done / 1e9:,.0f}", f"{done / peak:.0%}" if peak else "-"]
+        )
+    head = ["run", "model", "products in", "tokens/s", "model GFLOP/s", "share of the measured peak"]
+    return table(head, rows) + TRAINED
+
+
+TRAINED = (
+    "\nModel FLOPs: 6 a parameter and token, 4 where only adapters learn (no gradients of the weights); attention is left out, "
+    "recomputation does not count. Peak: of a chain of products of 256 rows in that precision.\n"
+)
+
+
 def trip(data: Mapping[str, Any]) -> str:
     """The plan for a host, deployed there: predicted beside measured."""
     chosen, asked, rows = data["chosen"], data["asked"]["slo"], []
@@ -130,5 +193,7 @@ SECTIONS = {
     "hardware_measured": measured,
     "hardware_roofline": roofline,
     "hardware_compiled": _compiled,
+    "hardware_training": training,
+    "hardware_plans": section(PLANS, plans),
     "hardware_trip": section(TRIP, trip),
 }
