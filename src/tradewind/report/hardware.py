@@ -163,8 +163,8 @@ def training(reports: Reports) -> str:
 
 
 TRAINED = (
-    "\nModel FLOPs: 6 a parameter and token, 4 where only adapters learn (no gradients of the weights); attention is left out, "
-    "recomputation does not count. Peak: of a chain of products of 256 rows in that precision.\n"
+    "\nModel FLOPs: 6 a parameter and token, 4 where only adapters learn (no gradients of the weights); attention is left "
+    "out, recomputation does not count. Peak: of a chain of products of 256 rows in that precision.\n"
 )
 
 
