@@ -57,8 +57,8 @@ data: $(STAMP)  ## fetch or verify data/ (ACCEPT=1 locks what is there now)
 repro: $(STAMP)  ## run the main job (PROFILE=nano|cpu|gpu|tpu, SET='key=value ...')
 	@python -m tradewind.repro $(PROFILE) $(SET)
 
-test: lint $(CLUSTER)  ## lint, types, tests (at most 12 minutes)
-	@python -m pytest tests -m "not slow"
+test: lint $(CLUSTER)  ## lint, types, tests (20 minutes on two cores)
+	@python -m pytest tests -m "not slow" --durations 20
 
 test-all: lint $(CLUSTER)  ## what `test` leaves out for its length
 	@python -m pytest tests -m slow
