@@ -1,5 +1,6 @@
 """A bench of a tiny variant: what is measured, what is predicted, and what is written."""
 
+import gzip
 import json
 from dataclasses import asdict
 
@@ -86,6 +87,13 @@ def models_of(result, tmp_path, chip):
         row["seconds"] = 0.002 + row["tokens"] / 500 if row["program"] == "prefill" else 0.003 + 0.001 * row["rows"]
     (tmp_path / "hardware" / f"{result['slug']}.json").write_text(json.dumps(result))
     return models(tmp_path)["base-int4"]
+
+
+def test_a_trace_is_kept_that_perfetto_reads(tmp_path):
+    tiny_variant(tmp_path / "base-int4", "int4")
+    bench.trace(tmp_path / "base-int4", PLAN, tmp_path / "traces")
+    (kept,) = (tmp_path / "traces").rglob("perfetto_trace.json.gz")
+    assert b"traceEvents" in gzip.decompress(kept.read_bytes())
 
 
 def test_errors_are_sizes_and_the_bias_keeps_its_sign():

@@ -18,7 +18,7 @@ from tradewind.errors import UserError
 from tradewind.files import read_json, write_json
 from tradewind.hardware import places
 from tradewind.hardware.bench import FOLDER as BENCH_FOLDER
-from tradewind.hardware.bench import bench
+from tradewind.hardware.bench import bench, in_process, trace
 from tradewind.hardware.bench import table as bench_table
 from tradewind.hardware.compiled import PROGRAMS, Program, compile_for
 from tradewind.hardware.compiled import devices as compiled_devices
@@ -112,6 +112,10 @@ def run_bench(given: argparse.Namespace) -> None:
     plan = {"slots": given.slots, "max_len": given.max_len, "threads": given.threads, "repeats": given.rounds, "warm_up": 1,
             "rows": rows}  # fmt: skip
     print(bench_table(bench(chosen, engines, plan, given.seed, given.out)))
+    if given.traces:
+        for name, folder in chosen.items():
+            in_process(trace, folder, plan, given.traces / name)
+        print(f"traces of engine jax: {given.traces}")
 
 
 def run_plan(given: argparse.Namespace) -> None:
@@ -217,6 +221,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     benching.add_argument(
         "--threads", type=positive, default=os.cpu_count() or 1, metavar="N", help=f"of ort {default}"
     )
+    benching.add_argument("--traces", type=Path, metavar="FOLDER", help="keep JAX's profile of each variant there")
     benching.add_argument("--seed", type=int, default=0, help=default)
     benching.add_argument("--out", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help=f"of the result {default}")
     benching.set_defaults(command=run_bench)

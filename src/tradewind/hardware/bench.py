@@ -20,7 +20,7 @@ from typing import Any
 from tradewind import host
 from tradewind.compression.rules import read_rules
 from tradewind.compression.variant import Manifest, load_variant
-from tradewind.engine import Engine
+from tradewind.engine import Engine, load_engine
 from tradewind.evaluation.bootstrap import median_interval
 from tradewind.evaluation.speed import Plan, Turns, take_turns
 from tradewind.files import read_json, write_json
@@ -117,6 +117,19 @@ def bench(
     path = folder / f"{found['slug']}.json"
     write_json(path, joined(read_json(path), found) if path.is_file() else found)
     return found
+
+
+def trace(variant: Path, plan: Mapping[str, Any], folder: Path) -> None:
+    """What JAX's profiler sees of one warm round of the jax engine, kept in `folder` for XProf or Perfetto. To be called in a
+    fresh process."""
+    import jax
+
+    work = BenchPlan("jax", **plan)
+    engine = load_engine(variant, "jax", work.slots, work.max_len, work.threads)
+    work.round(engine, 0)  # compiles
+    with jax.profiler.trace(str(folder), create_perfetto_trace=True):
+        work.round(engine, 0)
+    engine.close()
 
 
 def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
