@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from tradewind.hardware import peaks_jax, peaks_ort
-from tradewind.hardware.peaks import GRID, HIDDEN, IN_A_ROW, MLP, ROWS, TOKENS, Peaks, read_peaks, turns
+from tradewind.hardware.peaks import GRID, HIDDEN, IN_A_ROW, MLP, ROWS, TOKENS, Peaks, between, read_peaks, turns
 
 DISPATCH, STARTS = 2e-5, {"product": 3e-6, "attention": 2e-5, "norm": 5e-6, "activation": 4e-6}
 
@@ -80,3 +80,13 @@ def test_what_jax_measures_are_plausible_peaks(monkeypatch):
     assert set(found.flops) == {"float32", "bfloat16", "attention.float32", "attention.int8"}
     assert [rows for rows, _ in found.at_rows["float32"]] == [1, 4]
     assert all(rate > 1e6 for rate in (*found.flops.values(), *found.bandwidth.values()))
+
+
+def test_peaks_of_two_times_meet_in_the_middle():
+    first = Peaks({"int8": 1e9}, {"int8": 4.0}, 1e-6, 4e-6, (10, 4), {"int8": [(1, [(5.0, 1e9), (9.0, 4e9)])]})
+    second = Peaks({"int8": 4e9}, {"int8": 1.0}, 4e-6, 1e-6, (10, 4), {"int8": [(1, [(5.0, 9e9), (9.0, 4e9)])]})
+    both = Peaks({"int8": 2e9}, {"int8": 2.0}, 2e-6, 2e-6, (10, 4), {"int8": [(1, [(5.0, 3e9), (9.0, 4e9)])]})
+    made = between(first, second)
+    assert made.flops == pytest.approx(both.flops) and made.bandwidth == pytest.approx(both.bandwidth)
+    assert (made.launch, made.dispatch) == (pytest.approx(2e-6), pytest.approx(2e-6))
+    assert made.at_rows["int8"][0][1] == [(5.0, pytest.approx(3e9)), (9.0, pytest.approx(4e9))]

@@ -1,7 +1,7 @@
 """Measured runs on this host: variants through the engines, on the devices that they find.
 
-The life of a bench: 1. peaks of each engine on this host (`peaks`); 2. each variant and engine gets a process of its own,
-and the processes take turns: prompts of several lengths, steps of several rows; 3. what a meter says that decoding used,
+The life of a bench: 1. peaks of each engine on this host (`peaks`), before and after the rest; 2. each variant and engine gets a
+process of its own, and the processes take turns: prompts of several lengths, steps of several rows; 3. what a meter says that decoding used,
 where there is one; 4. the roofline's prediction of every point from the peaks alone, and its error; 5. one file in
 reports/hardware/, and a run record for every variant and engine, tagged by device.
 
@@ -26,7 +26,7 @@ from tradewind.evaluation.speed import Plan, Turns, take_turns
 from tradewind.files import read_json, write_json
 from tradewind.hardware.device import known_chip, load_device, slug
 from tradewind.hardware.energy import meter
-from tradewind.hardware.peaks import read_peaks
+from tradewind.hardware.peaks import between, read_peaks
 from tradewind.hardware.roofline import claim
 from tradewind.hardware.roofline import step as estimate
 from tradewind.hardware.storage import storage
@@ -106,8 +106,10 @@ def bench(
     os.environ |= {name: str(home() / value) if name.endswith("DIR") else value for name, value in KEPT.items()}
     for engine in engines:
         work = BenchPlan(engine, **plan)
-        facts = in_process(engine_facts, engine, work.threads, work.repeats)
+        before = in_process(engine_facts, engine, work.threads, work.repeats)
         turns = take_turns(variants, work, seed)
+        after = in_process(engine_facts, engine, work.threads, work.repeats)
+        facts = before | {"peaks": asdict(between(*(read_peaks(one["peaks"]) for one in (before, after))))}
         points = [point for name in variants for point in points_of(manifests[name], turns[name], work, facts, seed)]
         each = {name: whole(manifests[name], turns[name], work, seed) for name in variants}
         measured = {"plan": asdict(work), "variants": each, "points": points, "errors": errors(points)}

@@ -7,6 +7,7 @@ nothing here sees a point that the roofline predicts. Not covered: chips that sh
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import Any
 
 from tradewind.hardware.roofline import AtRows, Machine
@@ -48,6 +49,22 @@ class Peaks:
             name, self.flops, {"other": slowest} | self.bandwidth, memory,
             launch=self.launch, dispatch=self.dispatch, kernels=self.kernels, at_rows=self.at_rows,
         )  # fmt: skip
+
+
+def between(first: Peaks, second: Peaks) -> Peaks:
+    """Geometric means of two measurements of a host, which is not as fast at all times."""
+
+    def each(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+        return {key: sqrt(value * other[key]) for key, value in one.items()}
+
+    def table(one: AtRows, other: AtRows) -> AtRows:
+        return [(rows, [(size, sqrt(rate * again)) for (size, rate), (_, again) in zip(points, others, strict=True)])
+                for (rows, points), (_, others) in zip(one, other, strict=True)]  # fmt: skip
+
+    at_rows = {dtype: table(points, second.at_rows[dtype]) for dtype, points in first.at_rows.items()}
+    launch, dispatch = sqrt(first.launch * second.launch), sqrt(first.dispatch * second.dispatch)
+    return Peaks(each(first.flops, second.flops), each(first.bandwidth, second.bandwidth), launch, dispatch, first.kernels,
+                 at_rows)  # fmt: skip
 
 
 def read_peaks(row: Mapping[str, Any]) -> Peaks:
