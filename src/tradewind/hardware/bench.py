@@ -1,9 +1,9 @@
 """Measured runs on this host: variants through the engines, on the devices that they find.
 
-The life of a bench: 1. peaks of each engine on this host (`peaks`), before and after the rest; 2. each variant and engine gets a
-process of its own, and the processes take turns: prompts of several lengths, steps of several rows; 3. what a meter says that decoding used,
-where there is one; 4. the roofline's prediction of every point from the peaks alone, and its error; 5. one file in
-reports/hardware/, and a run record for every variant and engine, tagged by device.
+The life of a bench: 1. peaks of each engine on this host (`peaks`), before and after the rest; 2. each variant and engine
+gets a process of its own, and the processes take turns: prompts of several lengths, steps of several rows; 3. what a meter
+says that decoding used, where there is one; 4. the roofline's prediction of every point from the peaks alone, and its error;
+5. one file in reports/hardware/, and a run record for every variant and engine, tagged by device.
 
 Of a point: `seconds` is the median of the rounds, `utilization` the share of the engine's peak that what bounds it reached.
 Not covered: several devices at once (the engines run on one), the server (load tests), quality (the compression study).
