@@ -112,4 +112,4 @@ def test_what_a_gpu_cannot_hold_is_found_before_it_is_rented():
     wide = DecoderConfig(49152, 576, 2, 9, 3, 64, 1536)
     answer = compile_for("t4", 1, Program("train", rows=256, length=2048), wide)
     assert not answer["fits"]
-    assert "of 16.0 GB" in answer["needs"]
+    assert "of 12.0 GB" in answer["needs"]  # three quarters of it, as JAX takes
