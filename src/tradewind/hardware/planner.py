@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from tradewind.caching.simulate import replay
 from tradewind.caching.traces import Answers, Popularity, drawn
 from tradewind.errors import UserError
@@ -110,18 +112,18 @@ def plan(
         hits["memory"] = hit_ratio(demand, served.cache_mib * MIB, served.cache_ttl_s, seed)
     missed: list[Missed] = []
     options: list[Option] = []
-    for model in good.values():
-        for place in places[model.name]:
-            first, token = overhead
-            there = replace(place, times=replace(place.times, overhead=first, step=place.times.step + token))
-            if (miss := _missed(model, there, wanted, demand, budget)) is not None:
-                missed.append(miss)
-                continue
-            try:
-                options += [_option(model, there, cache, hit, f1[model.name], wanted, demand, limits, seed)
-                            for cache, hit in hits.items()]  # fmt: skip
-            except UserError as error:  # late for its long prompts only
-                missed.append(Missed(1.0, f"{_where(model, place)}: {error}"))
+    pairs = [(model, place) for model in good.values() for place in places[model.name]]
+    for model, place in tqdm(pairs, desc="planning", unit="place", leave=False, disable=None):
+        first, token = overhead
+        there = replace(place, times=replace(place.times, overhead=first, step=place.times.step + token))
+        if (miss := _missed(model, there, wanted, demand, budget)) is not None:
+            missed.append(miss)
+            continue
+        try:
+            options += [_option(model, there, cache, hit, f1[model.name], wanted, demand, limits, seed)
+                        for cache, hit in hits.items()]  # fmt: skip
+        except UserError as error:  # late for its long prompts only
+            missed.append(Missed(1.0, f"{_where(model, place)}: {error}"))
     return _chosen(options, missed, wanted, budget)
 
 
