@@ -49,7 +49,7 @@ def main() -> None:
 
 def trip(given: dict[str, Any], seed: int) -> dict[str, Any]:
     wanted, limits = read_words(Wanted, given["slo"], "slo"), Limits()
-    demand = Demand(rate=1.0, prompt=given["prompt_words"] * 3 // 2, answer=given["answer_tokens"])
+    demand = read_words(Demand, f"rate=1,{given['load']},answer={given['answer_tokens']}", "load")
     planned, demand = planned_here(wanted, demand, limits, given["share"], seed)
     chosen = planned.chosen
     settings = LoadSettings(

@@ -11,6 +11,8 @@ def test_words_become_what_is_wanted():
     assert read_words(Budget, "", "--budget") == Budget()
     assert read_words(Demand, "users=50,think_s=20", "--load").per_s == 2.5
     assert read_words(Demand, "rate=0.5,spread=0.4", "--load").lengths.spread == 0.4
+    shared = read_words(Demand, "rate=1,prompt=99,shared=29", "--load")
+    assert (shared.lengths.prompt, shared.longest) == (70, 159)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,7 @@ def test_words_become_what_is_wanted():
         (Demand, "rate=1,users=2", "either rate"),
         (Demand, "rate=-1", "must not be negative"),
         (Demand, "users=50,think_s=0", "think_s above 0"),
+        (Demand, "rate=1,prompt=20,shared=20", "part of its prompt"),
         (Wanted, "ttft_p95_ms=0", "above 0"),
         (Budget, "gb=0", "above 0"),
     ],

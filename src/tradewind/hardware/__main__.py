@@ -228,7 +228,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     planning = commands.add_parser("plan", help="variant, device, replicas and cache for a goal, a load and a budget")
     planning.add_argument("--slo", default="", metavar="WORDS", help="ttft_p95_ms=300,itl_ms=60,f1=0.7")
     planning.add_argument("--load", required=True, metavar="WORDS", help="rate=2 (requests/s) or users=50,think_s=20; also "
-                          "prompt=180,answer=60,spread=0.4 (tokens), repeats=0.8 (Zipf)")  # fmt: skip
+                          "prompt=180,shared=30,answer=60,spread=0.4 (tokens), repeats=0.8 (Zipf)")  # fmt: skip
     planning.add_argument("--budget", default="", metavar="WORDS", help="usd_hour=1,watts=100,gb=24")
     planning.add_argument("--device", nargs="+", metavar="NAME", help=f"{places.MEASURED}: hosts that were; or of "
                           "conf/hardware (default: all)")  # fmt: skip

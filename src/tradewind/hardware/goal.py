@@ -41,7 +41,8 @@ class Wanted:
 @dataclass(frozen=True)
 class Demand:
     """Requests. rate: a second; or users who ask again think_s seconds after an answer. prompt, answer: tokens (medians,
-    with the spread of their logarithms). repeats: Zipf's exponent over `questions`; 0: no question comes again."""
+    with the spread of their logarithms). shared: of the prompt, what all prompts begin with, which the prefix cache keeps.
+    repeats: Zipf's exponent over `questions`; 0: no question comes again."""
 
     rate: float = 0.0
     users: int = 0
@@ -49,6 +50,7 @@ class Demand:
     prompt: int = 180
     answer: int = 60
     spread: float = 0.0
+    shared: int = 0
     repeats: float = 0.0
     questions: int = 1000
 
@@ -59,6 +61,8 @@ class Demand:
             raise UserError("the load's numbers must not be negative, and think_s above 0")
         if min(self.prompt, self.answer, self.questions) < 1:
             raise UserError("the load's prompt and answer are at least 1 token each, and questions at least 1")
+        if not 0 <= self.shared < self.prompt:
+            raise UserError("the load's shared tokens are a part of its prompt, of which some are left")
 
     @property
     def per_s(self) -> float:
@@ -66,7 +70,8 @@ class Demand:
 
     @property
     def lengths(self) -> Lengths:
-        return Lengths(self.prompt, self.answer, self.spread)
+        """Of what the engine runs: the shared part of prompts is there already."""
+        return Lengths(self.prompt - self.shared, self.answer, self.spread)
 
     @property
     def mean_answer(self) -> float:

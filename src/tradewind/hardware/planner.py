@@ -137,7 +137,7 @@ def _missed(model: Model, place: Place, wanted: Wanted, demand: Demand, budget: 
         return Missed((place.watts or 0.0) / budget.watts, f"{where}: {place.watts:g} W")
     if place.needs > 1e9 * budget.gb:
         return Missed(place.needs / 1e9 / budget.gb, f"{where}: weights and caches of {place.needs / 1e9:.3g} GB")
-    first = 1000 * (times.overhead + times.call + demand.prompt / times.prefill_rate)
+    first = 1000 * (times.overhead + times.call + demand.lengths.prompt / times.prefill_rate)
     gap = 1000 * (times.step + times.row)
     excess = max(first / wanted.ttft_p95_ms, gap / wanted.itl_ms)
     return Missed(excess, f"{where}: TTFT {first:.3g} ms and {gap:.3g} ms a token, alone") if excess > 1 else None
