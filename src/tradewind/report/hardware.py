@@ -158,6 +158,10 @@ def training(reports: Reports) -> str:
         rows.append(
             [name, data["variant"], narrow, f"{rate:,.0f}", f"{done / 1e9:,.0f}", f"{done / peak:.0%}" if peak else "-"]
         )
+    if not rows:
+        return (
+            "*Not measured yet: `make repro` trains, and `make study NAME=compression` writes how large models are.*\n"
+        )
     head = ["run", "model", "products in", "tokens/s", "model GFLOP/s", "share of the measured peak"]
     return table(head, rows) + TRAINED
 
