@@ -81,7 +81,7 @@ def test_energy_is_the_meters_where_there_is_one():
         (
             Wanted(60, 100),
             Budget(usd_hour=1),
-            r"budget of 1 USD an hour is too small: the cheapest .* card .* for 2.00",
+            r"budget of 1 USD an hour is too small: the cheapest .* card .* for 2.000",
         ),
         (Wanted(), Budget(watts=10), r"within the budget.*; nearest: \S+ on host \(ort, measured\): 45 W"),
         (Wanted(), Budget(gb=1), r"nearest: \S+ on host .*: weights and caches of 8 GB"),

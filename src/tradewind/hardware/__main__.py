@@ -84,7 +84,7 @@ def _estimated(device: Device, shape: DecoderConfig, bits: float, rows: int, giv
     except UserError as error:
         return f"| {device.name} | {bits:g} bits | {rows} | {error} | | | | | |"
     chip = ", on the chip" if step.on_chip else ""
-    most = max_rows(shape, storage, bound, given.context)
+    most = max_rows(shape, storage, bound, given.context, chips=chips)
     return (f"| {device.name} | {bits:g} bits | {rows} | {rate_of(rows, least.least_s)} | {rows / step.seconds:,.0f} | "
             f"{step.bound}{chip} | {1000 * fastest.least_s:.2f} | {1000 * first.seconds:.2f} | {most:,} |")  # fmt: skip
 
@@ -128,8 +128,8 @@ def run_plan(given: argparse.Namespace) -> None:
     serve = read_params()["serve"] if Path("params.yaml").is_file() else {}
     served = ServeSettings(**{name: serve[name] for name in PLANNED if name in serve})
     if demand.longest > served.max_len:
-        raise UserError(f"--load: prompts and answers come to {demand.longest} tokens together, and serve.max_len is "
-                        f"{served.max_len}")  # fmt: skip
+        raise UserError(f"--load: prompts and answers come to {demand.longest} tokens together; a server takes "
+                        f"{served.max_len} (serve.max_len)")  # fmt: skip
     limits = Limits(served.slots, served.prefill_chunk, served.max_waiting)
     where, left_out = places.everywhere(known, reports, given.device or [places.MEASURED, *names()], given.reach,
                                         demand.prompt + demand.answer, served.slots)  # fmt: skip
@@ -146,8 +146,15 @@ def run_plan(given: argparse.Namespace) -> None:
         print(f"- {reason}")
     print("F1 is measured. Prices: of a device, the geometric mean of the cheapest and the dearest offer in conf/hardware; "
           "of cores, in proportion to one machine's. Replicas and TTFT are simulated from times as told")  # fmt: skip
+    asked = {
+        "--slo": given.slo,
+        "--load": given.load,
+        "--budget": given.budget,
+        "--device": " ".join(given.device or ()),
+    }
+    words = " ".join(f"{name} {value}" for name, value in asked.items() if value)
     about = (
-        f"python -m tradewind.hardware plan --slo {given.slo} --load {given.load}\n{chosen.name}\n"
+        f"python -m tradewind.hardware plan {words}\n{chosen.name}\n"
         f"TTFT p95 {chosen.ttft_p95_ms:.0f} ms expected of what the cache leaves; times: {chosen.place.tier}"
     )
     values = {**serve, "model": chosen.model.name, "engine": chosen.place.engine, "cache": chosen.cache, "lookup_tokens": 0,
@@ -158,9 +165,9 @@ def run_plan(given: argparse.Namespace) -> None:
     given.out.write_text(planned_text(values, chosen.replicas, about), encoding="utf-8")
     print(f"\nwritten: {given.out}; `make {'serve' if chosen.replicas == 1 else 'cluster'} PLAN={given.out}`")
     if given.json:
-        asked = {"slo": given.slo, "load": given.load, "budget": given.budget}
         told = {"chosen": as_record(chosen), "pareto": [as_record(one) for one in planned.pareto]}
-        write_json(given.json, {**asked, **told, "reasons": planned.reasons})
+        goals = {"slo": given.slo, "load": given.load, "budget": given.budget}
+        write_json(given.json, {**goals, **told, "reasons": planned.reasons})
 
 
 def run_compile(given: argparse.Namespace) -> None:
@@ -183,7 +190,7 @@ def read_shape(folder: Path) -> DecoderConfig:
     """Of a model's folder with its config.json."""
     path = folder / "config.json"
     if not path.exists():
-        raise UserError(f"{path}: no such file (`make repro` makes models in artifacts/, or pass --model FOLDER)")
+        raise UserError(f"{path}: no such file (--model takes a folder of float weights, such as artifacts/student)")
     return DecoderConfig.from_hf(read_json(path))
 
 
@@ -204,7 +211,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     estimate = commands.add_parser("estimate", parents=[shared], help="what a roofline says of a model on devices")
     estimate.add_argument("--device", nargs="+", metavar="NAME", help="of conf/hardware (default: all)")
     estimate.add_argument("--chips", type=positive, default=1, metavar="N", help=f"that share every matrix {default}")
-    estimate.add_argument("--bits", type=float, nargs="+", default=[16, 8.5, 4.5], metavar="B", help="of a weight, scales "
+    estimate.add_argument("--bits", type=bits, nargs="+", default=[16, 8.5, 4.5], metavar="B", help="of a weight, scales "
                           f"included {default}")  # fmt: skip
     estimate.add_argument("--rows", type=positive, nargs="+", default=[1, 32], metavar="N", help=f"at once {default}")
     estimate.add_argument("--context", type=positive, default=512, metavar="N", help=f"tokens a row sees {default}")
@@ -263,6 +270,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def bits(text: str) -> float:
+    if not 1 <= (value := float(text)) <= 64:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 64, not {text}")
     return value
 
 

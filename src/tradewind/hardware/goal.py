@@ -86,7 +86,8 @@ class Demand:
 
 @dataclass(frozen=True)
 class Budget:
-    """usd_hour: of all replicas together. watts: of one device. gb: memory that weights and caches may take."""
+    """usd_hour: of all replicas together. watts: of one device. gb: memory that weights and the caches of the load's own
+    tokens may take; a server reserves more (serve.max_len, serve.prefix_cache_mib, its libraries)."""
 
     usd_hour: float = math.inf
     watts: float = math.inf
@@ -104,6 +105,8 @@ def read_words(kind: type[T], text: str, what: str) -> T:
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"{what}: {word!r} is not NAME=NUMBER")
+        if name.strip() in pairs:
+            raise UserError(f"{what}: {name.strip()} is given twice")
         pairs[name.strip()] = value.strip()
     return build(kind, _numbers(pairs, what), what)
 

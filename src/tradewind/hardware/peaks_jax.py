@@ -34,10 +34,7 @@ from tradewind.hardware.peaks import (
 )
 from tradewind.hardware.roofline import ELEMENTWISE, KERNELS
 from tradewind.model.decoder import attend, read, stored
-from tradewind.model.linear import precision
 
-TRAINED_IN = "bfloat16"
-"""What training multiplies in."""
 NODES = 48
 SMALL = 64
 Call = tuple[Callable[..., jax.Array], tuple[Any, ...]]
@@ -50,8 +47,6 @@ def measure(repeats: int) -> Peaks:
     for rows, lengths in GRID.items():
         calls |= {(name, (rows, pairs)): products(dtype, rows, pairs) for pairs in lengths}
     calls[ELEMENTWISE, ROWS] = norms(dtype)
-    if name != TRAINED_IN:
-        calls[TRAINED_IN, max(GRID)] = narrow(dtype)
     ready: dict[Any, Callable[[], float]] = {}
     for key, (program, given) in calls.items():
         ready[key] = partial(_timed, jax.jit(program), given)
@@ -90,9 +85,6 @@ def rates(seconds: Mapping[Any, float], name: str, width: int) -> Peaks:
             done = pairs_operations(tokens * (ROWS - (tokens - 1) / 2)) * NODES
             at_rows[attended].append((tokens, [(1.0, done / more(seconds[attended, (tokens, ROWS)], one))]))
     flops = {dtype: points[-1][1][-1][1] for dtype, points in at_rows.items()}
-    if name != TRAINED_IN:
-        rows, (pairs, *_) = max(GRID.items())
-        flops[TRAINED_IN] = 4 * rows * pairs * HIDDEN * MLP / net((TRAINED_IN, rows), 2 * pairs)
     return Peaks(flops, bandwidth, launch, dispatch, KERNELS, at_rows)
 
 
@@ -119,18 +111,6 @@ def products(dtype: Any, rows: int, count: int) -> Call:
     pairs = [tuple(jax.random.normal(jax.random.fold_in(key, 2 * n + m), shape, dtype) / 40 for m, shape in
                    enumerate(((HIDDEN, MLP), (MLP, HIDDEN)))) for n in range(count)]  # fmt: skip
     return run, (jnp.full((rows, HIDDEN), 0.01, dtype), pairs)
-
-
-def narrow(dtype: Any) -> Call:
-    """As training multiplies: float weights, products in TRAINED_IN."""
-    rows, (pairs, *_) = max(GRID.items())
-    run, given = products(dtype, rows, pairs)
-
-    def narrowed(*inputs: Any) -> jax.Array:
-        with precision(TRAINED_IN):
-            return run(*inputs)
-
-    return narrowed, given
 
 
 class Attention:

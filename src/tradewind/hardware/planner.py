@@ -2,7 +2,7 @@
 
 1. Candidates: every variant whose answer F1 is known, in every place (`places`), with the cache of answers off and on.
 2. What the cache would answer comes from its simulator, over Zipf's law; what is left is the engines' load.
-3. The serving simulation says how many replicas keep the goal, and what they give (TTFT p95).
+3. The serving simulation says how many replicas keep the goal, the fewest, and what they give (TTFT p95).
 4. Of those that meet the goal: for each tier of evidence the Pareto set of cost, TTFT and F1; and the cheapest of all, which
    is chosen, beside the cheapest whose times were measured.
 5. Where none does, what stands in the way, and the nearest that could be had.
@@ -13,6 +13,7 @@ that several models share, start-up times, networks between user and server.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -172,7 +173,7 @@ def _chosen(options: Sequence[Option], missed: Sequence[Missed], wanted: Wanted,
     cheapest = min(options, key=_order)
     if cheapest.usd_hour > budget.usd_hour:
         raise UserError(f"the budget of {budget.usd_hour:g} USD an hour is too small: the cheapest that keeps the goal is "
-                        f"{cheapest.name} for {cheapest.usd_hour:.2f}")  # fmt: skip
+                        f"{cheapest.name} for {ceil(1000 * cheapest.usd_hour) / 1000:.3f}")  # fmt: skip
     within = [one for one in options if one.usd_hour <= budget.usd_hour]
     front: list[Option] = []
     for tier in TIERS:
@@ -193,7 +194,10 @@ def _beats(one: Option, other: Option) -> bool:
 
 
 def _reasons(chosen: Option, within: Sequence[Option], missed: Sequence[Missed]) -> Iterator[str]:
-    yield f"cheapest of {len(within)} configurations that keep the goal within the budget; its times are {chosen.place.tier}"
+    least = (
+        f"cheapest of {len(within)} configurations, each of the fewest replicas that keep the goal, within the budget"
+    )
+    yield f"{least}; its times are {chosen.place.tier}"
     surest = min((one.place.tier for one in within), key=TIERS.index)
     if surest != chosen.place.tier:
         nearest = min((one for one in within if one.place.tier == surest), key=_order)

@@ -208,10 +208,12 @@ def decode(
     return step(shape, storage, machine, rows, 1, context - 1, chips)
 
 
-def max_rows(shape: DecoderConfig, storage: Storage, machine: Machine, context: int, spare: float = 0.1) -> int:
+def max_rows(
+    shape: DecoderConfig, storage: Storage, machine: Machine, context: int, spare: float = 0.1, chips: int = 1
+) -> int:
     """Sequences of `context` tokens whose cache fits beside the weights; `spare`: share of memory kept for the rest."""
-    free = machine.memory * (1 - spare) - weight_bytes(shape, storage)
-    return max(0, int(free // cache_bytes(shape, storage, context)))
+    free = machine.memory * (1 - spare) - weight_bytes(shape, storage) / chips
+    return max(0, int(free // (cache_bytes(shape, storage, context) / gcd(chips, shape.num_kv_heads))))
 
 
 def claim(claimed: float, estimate: Estimate, tokens: int, what: str) -> str | None:

@@ -71,7 +71,7 @@ def measured(reports: Reports) -> str:
                 rows.append([f"{variant}, {engine}", *rates, *shares, *last])
         columns = [
             *(f"{one}, tok/s" for one in head),
-            *(f"share of peak, {one}" for one in head),
+            *(f"predicted share, {one}" for one in head),
             "peak RSS MB",
             "J/token",
         ]
@@ -140,10 +140,7 @@ def _planned(one: Mapping[str, Any], chosen: bool) -> list[str]:
 
 
 def training(reports: Reports) -> str:
-    """Tokens a second of the main job's training runs, and the share of the host's measured peak that their arithmetic is."""
-    peaks = {
-        host["device"]: host["engines"]["jax"]["peaks"]["flops"] for host in hosts(reports) if "jax" in host["engines"]
-    }
+    """Tokens a second of the main job's training runs, and what arithmetic that is."""
     rows, sizes = [], (found(reports, "compression") or {"variants": {}})["variants"]
     for name in TRAINING:
         data = found(reports, f"runs/{name}")
@@ -153,22 +150,15 @@ def training(reports: Reports) -> str:
         done = (
             rate * (4 if data["params"].get("method") == "lora" else 6) * sizes[f"{data['variant']}-fp32"]["parameters"]
         )
-        narrow = data["params"]["matmul_precision"]
-        peak = peaks.get(data["device"], {}).get(narrow)
-        rows.append(
-            [name, data["variant"], narrow, f"{rate:,.0f}", f"{done / 1e9:,.0f}", f"{done / peak:.0%}" if peak else "-"]
-        )
+        rows.append([name, data["variant"], data["params"]["matmul_precision"], f"{rate:,.0f}", f"{done / 1e9:,.0f}"])
     if not rows:
-        return (
-            "*Not measured yet: `make repro` trains, and `make study NAME=compression` writes how large models are.*\n"
-        )
-    head = ["run", "model", "products in", "tokens/s", "model GFLOP/s", "share of the measured peak"]
-    return table(head, rows) + TRAINED
+        return "*Not measured yet: `make repro` trains, `make study NAME=compression` writes how large models are.*\n"
+    return table(["run", "model", "products in", "tokens/s", "model GFLOP/s"], rows) + TRAINED
 
 
 TRAINED = (
     "\nModel FLOPs: 6 a parameter and token, 4 where only adapters learn (no gradients of the weights); attention is left "
-    "out, recomputation does not count. Peak: of a chain of products of 256 rows in that precision.\n"
+    "out, recomputation does not count, and the head counts for every token, though answers alone have a loss.\n"
 )
 
 
