@@ -58,7 +58,7 @@ repro: $(STAMP)  ## run the main job (PROFILE=nano|cpu|gpu|tpu, SET='key=value .
 	@python -m tradewind.repro $(PROFILE) $(SET)
 
 test: lint $(CLUSTER)  ## lint, types, tests (20 minutes on two cores)
-	@python -m pytest tests -m "not slow" --durations 20
+	@python -m pytest tests -m "not slow" --durations 60
 
 test-all: lint $(CLUSTER)  ## what `test` leaves out for its length
 	@python -m pytest tests -m slow

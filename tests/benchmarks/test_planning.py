@@ -55,6 +55,7 @@ def known_speed(monkeypatch, root):
     return planning.arguments()
 
 
+@pytest.mark.timing
 def test_predictions_come_true_where_the_model_is_right(known_speed):
     result = planned(known_speed, WORK)
     assert set(result["errors"]) == {"ramp", "poisson 0.5", "overload"}

@@ -14,6 +14,8 @@ from tradewind.caching import shared
 from tradewind.caching.node import RedisNode
 from tradewind.caching.shared import Found, RedisShared
 
+pytestmark = pytest.mark.timing
+
 BUSY = 0.045
 """Seconds that a machine which does other things may add."""
 

@@ -262,6 +262,7 @@ def test_a_full_store_still_gives_what_it_has() -> None:
         node.stop()
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("how", ["stop", "pause"])
 def test_a_store_that_is_away_is_done_without_in_a_twentieth_of_a_second(
     redis_node: RedisNode, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -134,6 +134,7 @@ def test_logprobs_come_with_their_text(scheduler: Scheduler) -> None:
     assert all(len(entry.top) == 2 and entry.top[0][0] == entry.token for entry in entries if entry.top[0][0] != IM_END)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("moment", ["waiting", "running"])
 def test_cancelling_frees_the_slot_within_200_ms(slow: Scheduler, moment: str) -> None:
     others = [send(slow, ask("other", 3000)) for _ in range(2 if moment == "waiting" else 1)]

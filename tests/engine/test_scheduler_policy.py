@@ -216,6 +216,7 @@ def test_a_deadline_ends_a_waiting_request_unseen_by_the_engine(server: Server) 
 # Admission.
 
 
+@pytest.mark.timing
 @with_settings(slots=1, ttft_goal_ms=50)
 def test_who_would_wait_longer_than_the_goal_is_refused_at_once(server: Server) -> None:
     server.engine.prefill_delay = 0.002

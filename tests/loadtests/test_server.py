@@ -34,6 +34,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[subprocess.
     return use
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("text", "said"), [(ENDS, "no memory"), (ENDS_LATER, "no disk")])
 def test_a_server_that_ends_is_noticed_at_once(program, text: str, said: str) -> None:
     program(text)

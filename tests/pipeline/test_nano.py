@@ -58,6 +58,7 @@ def test_no_key_or_value_of_the_calibration_text_is_clipped_in_an_int8_cache(nan
         assert reached.max() < 1.0001, name
 
 
+@pytest.mark.timing
 def test_a_second_run_does_nothing_and_is_quick(nano_run):
     started = time.monotonic()
     answer = repro(nano_run.parents[2], "nano")

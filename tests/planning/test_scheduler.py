@@ -63,10 +63,7 @@ def simulated(count: int, slots: int) -> dict[str, float]:
     return {"requests_per_s": len(firsts) / SECONDS, "ttft_s": statistics.fmean(firsts)}
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("count", "slots"), [(1, 4), (4, 4), (8, 4)])
 def test_the_scheduler_does_what_the_simulation_says(count, slots):
-    said = pytest.approx(simulated(count, slots), rel=0.15)
-    runs = []
-    while said not in runs and len(runs) < 3:  # a machine that stalls spoils a run
-        runs.append(real(count, slots))
-    assert said in runs
+    assert real(count, slots) == pytest.approx(simulated(count, slots), rel=0.15)

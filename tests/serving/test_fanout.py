@@ -133,6 +133,7 @@ def test_what_does_not_go_together_in_completions(three: Served, more: dict[str,
         assert error_of(http.post(TEXT, json=body)) == (400, "invalid_value", param)
 
 
+@pytest.mark.timing
 def test_a_failure_cancels_the_others() -> None:
     broken = Broken()
     broken.fail_prefill = True

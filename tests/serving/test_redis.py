@@ -80,6 +80,7 @@ def test_a_store_that_dies_is_done_without(
             assert time.monotonic() < latest
 
 
+@pytest.mark.timing
 def test_a_store_that_hangs_is_not_waited_for(store: RedisNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STORE_TIMEOUT", 0.3)
     with server(store) as served:

@@ -186,6 +186,7 @@ def raw_request(served: Served, body: bytes) -> socket.socket:
     return client
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("moment", ["running", "waiting"])
 def test_a_client_that_dies_frees_its_place(slow: Served, stream: bool, moment: str) -> None:
