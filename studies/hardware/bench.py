@@ -14,6 +14,7 @@ from tradewind.config import read_params, run
 from tradewind.errors import UserError
 from tradewind.files import write_json
 from tradewind.hardware.bench import bench, table
+from tradewind.hardware.training import TrainingPlan
 
 PLAN, RESULT = Path("studies/hardware/params.yaml"), Path("reports/studies/hardware/bench.json")
 PICTURE = RESULT.with_name("roofline.png")
@@ -25,7 +26,7 @@ def main() -> None:
     variants = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))}
     if not variants:
         raise UserError(f"{folder}: no variants there: run `make repro` first")
-    found = bench(variants, given["engines"], given["plan"], plan["seed"])
+    found = bench(variants, given["engines"], given["plan"], plan["seed"], training=TrainingPlan(**given["training"]))
     print(table(found))
     draw(found, PICTURE)
     engines = {name: {"chip": part["chip"], "errors": part["errors"]} for name, part in found["engines"].items()}

@@ -35,8 +35,9 @@ def main() -> None:
     def compiled(of: tuple[str, int, str]) -> dict[str, Any]:
         device, chips, name = of
         work = given["programs"][name]
-        answer = compile_for(device, chips, Program(name, work["rows"], work["length"]), shape)
-        return {"device": device, "chips": chips, "program": name, **work, **answer}
+        program, bits = work.get("program", name), work.get("bits", 16)
+        answer = compile_for(device, chips, Program(program, work["rows"], work["length"], bits=bits), shape)
+        return {"device": device, "chips": chips, **work, "program": program, "bits": bits, **answer}
 
     with ThreadPoolExecutor(os.cpu_count()) as at_once:
         rows = list(tqdm(at_once.map(compiled, asked), desc="compiling", total=len(asked)))

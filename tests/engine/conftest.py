@@ -27,10 +27,11 @@ def ort(precision: str) -> Factory:
     return make
 
 
-def jax(precision: str) -> Factory:
+def jax(precision: str, integers: bool = False) -> Factory:
     def make(folder: Path) -> Engine:
-        tiny_variant(folder / f"tiny-jax-{precision}", precision)
-        return JaxEngine.load(folder / f"tiny-jax-{precision}", slots=SLOTS, max_len=MAX_LEN)
+        variant = folder / f"tiny-jax-{precision}-{integers}"
+        tiny_variant(variant, precision)
+        return JaxEngine.load(variant, slots=SLOTS, max_len=MAX_LEN, integers=integers)
 
     return make
 
@@ -42,6 +43,7 @@ FACTORIES: dict[str, Factory] = {
     "ort-int4": ort("int4"),
     "jax-fp32": jax("fp32"),
     "jax-int8": jax("int8"),  # and so with an int8 cache
+    "jax-int4-integers": jax("int4", integers=True),
 }
 
 

@@ -229,6 +229,52 @@ def test_several_tokens_at_once(engine: Engine) -> None:
     assert engine.length(2) == 5 + len(tokens)
 
 
+def test_greedy_steps_are_those_of_step(engine: Engine) -> None:
+    """Two rows, in slots that are not the first ones, each with the token that it would choose second banned."""
+    want: dict[int, list[int]] = {}
+    banned: dict[int, tuple[int, ...]] = {}
+    feed: dict[int, int] = {}
+    for slot, prompt in zip((1, 3), PROMPTS, strict=False):
+        plain = alone(engine, prompt, 3)
+        banned[slot] = (plain[1], engine.vocab_size - 1)
+        engine.insert(prefix := prefilled(engine, prompt), slot)
+        assert prefix.logits is not None
+        feed[slot] = best(prefix.logits)
+        want[slot] = []
+        last = feed[slot]
+        for _ in range(NEW):
+            line = engine.step({slot: [last]})[slot][-1].copy()
+            line[list(banned[slot])] = -np.inf
+            want[slot].append(last := best(line))
+        engine.rewind(slot, prefix.length)
+    assert engine.greedy(feed, NEW, banned) == want
+    for slot, prompt in zip((1, 3), PROMPTS, strict=False):
+        assert engine.length(slot) == len(prompt) + NEW
+        engine.rewind(slot, len(prompt) + 3)
+    assert engine.greedy({slot: want[slot][2] for slot in want}, NEW - 3, banned) == {s: want[s][3:] for s in want}
+    free(engine)
+
+
+def test_greedy_mistakes_change_nothing(engine: Engine) -> None:
+    engine.insert(prefilled(engine, PROMPTS[0]), 0)
+    for steps in (0, engine.max_len - len(PROMPTS[0]) + 1):
+        with pytest.raises(BadFeed, match="room for 1 to 59 steps"):
+            engine.greedy({0: 1}, steps)
+    with pytest.raises(BadSlot):
+        engine.greedy({1: 1}, 1)
+    with pytest.raises(BadToken):
+        engine.greedy({0: engine.vocab_size}, 1)
+    assert engine.length(0) == len(PROMPTS[0])
+    assert len(engine.greedy({0: 1}, 59)[0]) == 59  # to the last position
+    free(engine)
+
+
+def free(engine: Engine) -> None:
+    for slot in range(engine.slots):
+        if engine.length(slot):
+            engine.release(slot)
+
+
 def test_exact_feeds_is_no_empty_word(engine: Engine) -> None:
     if engine.exact_feeds:
         assert feeds_agree(engine, 7)

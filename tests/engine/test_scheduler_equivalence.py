@@ -1,19 +1,21 @@
 """The same answers alone, in a crowd, from the prefix cache, with speculation, and with all of it at once.
 
-Over the mock, over a mock that quotes its prompt (so that drafts are often right), and over tiny models in the `ort`
-engine. With a float32 cache a call of one token and one of several differ by 5e-6, which these prompts survive; with
-the int8 cache of quantized variants they do not differ.
+Over the mock, over a mock that quotes its prompt (so that drafts are often right), over tiny models in the `ort` engine, and
+over engines that take bursts of steps. With a float32 cache a call of one token and one of several differ by 5e-6, which
+these prompts survive; with the int8 cache of quantized variants they do not differ.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.compression.tiny import tiny_tokenizer, tiny_variant
 from tests.engine.scheduling import Copying, Inbox, send, settled
 from tradewind.engine.contract import Engine
+from tradewind.engine.jax import JaxEngine
 from tradewind.engine.mock import MockEngine
 from tradewind.engine.ort import OrtEngine
 from tradewind.engine.requests import TERMINAL, Cancelled, Delta, Done, Request
@@ -31,13 +33,30 @@ ALL = SchedulerSettings(
 VARIED = pytest.mark.parametrize("settings", [CACHED, SPECULATIVE, ALL], ids=["cached", "speculative", "all"])
 
 
-@pytest.fixture(scope="module", params=["mock", "copying", "ort-fp32", "ort-int8", "ort-int4"])
+class Bursting(MockEngine):
+    """No drafts are made where an engine says that feeds are not exact, and what is left is bursts."""
+
+    exact_feeds = False
+    burst = 4
+    bursts = 0
+
+    def greedy(self, *given: Any) -> dict[int, list[int]]:
+        self.bursts += 1
+        return super().greedy(*given)
+
+
+@pytest.fixture(scope="module", params=["mock", "burst", "copying", "ort-fp32", "ort-int8", "ort-int4", "jax-burst"])
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Tokenizer]:
     kind = str(request.param)
-    if not kind.startswith("ort"):
-        made: Callable[..., Engine] = {"mock": MockEngine, "copying": Copying}[kind]
-        return made(slots=SLOTS, max_len=MAX_LEN, feed=8), ByteTokenizer()
     folder: Path = tmp_path_factory.mktemp("equivalence") / kind
+    if kind == "jax-burst":
+        tiny_variant(folder, "int4")
+        jax = JaxEngine.load(folder, slots=SLOTS, max_len=MAX_LEN, integers=True)
+        jax.burst = 4
+        return jax, tiny_tokenizer()
+    if not kind.startswith("ort"):
+        made: Callable[..., Engine] = {"mock": MockEngine, "burst": Bursting, "copying": Copying}[kind]
+        return made(slots=SLOTS, max_len=MAX_LEN, feed=8), ByteTokenizer()
     tiny_variant(folder, kind.removeprefix("ort-"))
     return OrtEngine.load(folder, slots=SLOTS, max_len=MAX_LEN, threads=1), tiny_tokenizer()
 
@@ -152,6 +171,15 @@ def test_cancelling_in_the_middle_leaves_the_others_alone(
         assert isinstance(inbox.end(), Cancelled | Done)
     assert [told(inbox) for inbox in kept] == want
     assert settled(scheduler)
+
+
+def test_bursts_are_taken_where_the_engine_is_faster_so(start: Callable[[SchedulerSettings], Scheduler]) -> None:
+    scheduler = start(PLAIN)
+    asked = requests()
+    alone(scheduler, asked)
+    if isinstance(scheduler.engine, Bursting):
+        greedy = [r for r in asked if not r.sampling.temperature and r.max_tokens > scheduler.engine.burst]
+        assert scheduler.engine.bursts >= len(greedy)
 
 
 def test_few_rows_only_are_drafted_for(start: Callable[[SchedulerSettings], Scheduler]) -> None:

@@ -107,6 +107,26 @@ def test_a_decode_step_compiled_for_gpus_holds_its_weights_and_cache():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", [pytest.param("tpu_v5e", marks=needs_tpu), pytest.param("h100", marks=needs_cuda)])
+def test_integer_weights_stay_integers(device):
+    """What a decode step holds falls by what int4 saves, and no floats of the weights are written in between."""
+    shape = DecoderConfig(8192, 512, 4, 8, 2, 64, 1536)
+    floats, integers = (
+        compile_for(device, 1, Program("decode", 4, 128, bits=bits), shape)["memory"] for bits in (16, 4)
+    )
+    matrices = 2 * shape.num_parameters
+    saved = matrices * (1 - (4 + 16 / 32) / 16)  # a scale of 16 bits for 32 weights
+    assert floats["argument"] - integers["argument"] == pytest.approx(saved, rel=0.05)
+    assert integers["temp"] - floats["temp"] < 0.25 * matrices
+
+
+@pytest.mark.parametrize("given", [{"name": "train", "bits": 8}, {"name": "decode", "tensor": 2, "bits": 4}])
+def test_integers_are_neither_trained_nor_split(given):
+    with pytest.raises(UserError, match="neither trained nor split"):
+        Program(rows=1, length=8, **given)
+
+
+@pytest.mark.slow
 @needs_cuda
 def test_what_a_gpu_cannot_hold_is_found_before_it_is_rented():
     wide = DecoderConfig(49152, 576, 2, 9, 3, 64, 1536)

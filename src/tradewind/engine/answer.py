@@ -40,7 +40,19 @@ class Answer:
         if not self.request.max_tokens:
             self.finish_reason = "length"
             return Delta(self.index, "", 0, (), self.finish_reason)
-        sampled = self.sampler(logits, None if self.matcher is None else self.matcher.allowed())
+        return self._told(self.sampler(logits, None if self.matcher is None else self.matcher.allowed()))
+
+    @property
+    def predictable(self) -> bool:
+        """Whether its tokens are the largest logits but for banned ones, and nothing else of the logits is wanted."""
+        return self.matcher is None and self.sampler.predictable
+
+    def take(self, token: int) -> Delta | None:
+        """As `accept`, of an answer that is `predictable`, where an engine has chosen."""
+        self.sampler.replay(token)
+        return self._told(Sampled(token))
+
+    def _told(self, sampled: Sampled) -> Delta | None:
         self._unreported.append(sampled.token)
         text = self._take(sampled)
         logprobs = self._certain()

@@ -132,6 +132,8 @@ class Engine(ABC):
     exact_feeds: bool = False
     """Whether logits are the same to the last bit however many tokens a call feeds. Speculation needs it: a token checked
     among drafts is then the one that would have been made alone."""
+    burst: int = 1
+    """Steps that one call of `greedy` is worth: more than 1 where a call costs an engine more than a step, as on a GPU."""
     adapters: Mapping[str, OpenAdapter] = NO_ADAPTERS
     """Those that are loaded, by name. `weights_digest` is not about them."""
 
@@ -167,6 +169,30 @@ class Engine(ABC):
         The arrays may be views of the engine's own buffers: valid until its next call, to be copied where kept longer.
         Raises BadSlot, BadToken, and BadFeed for an empty feed or more tokens than `max_feed` allows.
         """
+
+    def greedy(
+        self, feed: Mapping[int, int], steps: int, banned: Mapping[int, Sequence[int]] | None = None
+    ) -> dict[int, list[int]]:
+        """Feed each named row its token, then `steps` - 1 times the one whose logit is the largest; give for each row the
+        `steps` tokens so chosen, of which the last is not fed. They are those of `step`.
+
+        banned: tokens never chosen, by row. A row's tokens end early where its logits are not finite.
+        Raises BadSlot, BadToken, and BadFeed for steps below 1 or beyond the room in a row. An engine that can do so runs
+        all steps without waiting for its device; this runs one after the other.
+        """
+        self.check_greedy(feed, steps)
+        chosen: dict[int, list[int]] = {slot: [] for slot in feed}
+        last, broken = dict(feed), set[int]()
+        for _ in range(steps):
+            for slot, lines in self.step({slot: (token,) for slot, token in last.items()}).items():
+                line = lines[-1].copy()
+                line[list((banned or {}).get(slot, ()))] = -np.inf
+                last[slot] = token = int(line.argmax())
+                if not np.isfinite(line[token]):
+                    broken.add(slot)
+                if slot not in broken:
+                    chosen[slot].append(token)
+        return chosen
 
     @abstractmethod
     def fork(self, slot: int) -> Prefix:
@@ -272,6 +298,12 @@ class Engine(ABC):
             self.check_tokens(tokens)
             if not 1 <= len(tokens) <= self.max_feed(slot):
                 raise BadFeed(f"slot {slot} takes 1 to {self.max_feed(slot)} tokens now, not {len(tokens)}")
+
+    def check_greedy(self, feed: Mapping[int, int], steps: int) -> None:
+        self.check_feed({slot: (token,) for slot, token in feed.items()})
+        for slot in feed:
+            if not 1 <= steps <= self.max_len - self.length(slot):
+                raise BadFeed(f"slot {slot} has room for 1 to {self.max_len - self.length(slot)} steps, not {steps}")
 
     def check_rewind(self, slot: int, length: int) -> None:
         self.check_slot(slot, occupied=True)

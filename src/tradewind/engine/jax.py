@@ -1,6 +1,7 @@
 """The `jax` engine: the Flax decoder over a KV cache of per-layer arrays, on whatever device JAX runs on.
 
-It reads a variant's `model.safetensors` or its GGUF (the same integers as every other engine's, dequantized once).
+It reads a variant's `model.safetensors` or its GGUF (the same integers as every other engine's). On an accelerator they stay
+integers in its memory (`tradewind.model.integers`); on a CPU they are dequantized once: XLA multiplies floats faster there.
 Where a variant has scales for it, the cache is int8: quantized on write, dequantized on read, as in the `ort` engine.
 Shapes come in buckets, so that a handful of compiled functions serves every request. It knows no text, requests or
 sampling. Not covered: several devices, choosing threads (XLA takes the process's cores).
@@ -11,13 +12,14 @@ How a row lives in memory:
    of the past, so a prefix never changes; within the call the copy is donated from chunk to chunk.
 2. `insert` writes a prefix into the slots' cache, per layer [slots, max_len, KV heads, head dim], which is donated.
 3. `step` runs the fed rows, padded to a bucket of rows, of tokens and of context. Padding has a position outside the
-   cache: it writes nothing.
+   cache: it writes nothing. `greedy` runs several such steps in one call: tokens are chosen on the device, and only they
+   leave it.
 
 Adapters are stacked (`tradewind.model.row_adapters`), with room up to a multiple of `RANKS`: one that does not fit the room
 has every shape compiled anew, when it is first used, so that loading is hot within it only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -38,6 +40,7 @@ from tradewind.engine.contract import Engine, Logits, Prefix
 from tradewind.errors import UserError
 from tradewind.model.adapters import Adapter, read_adapter
 from tradewind.model.decoder import Cache, Decoder, init_cache
+from tradewind.model.integers import Codes, keep_integers
 from tradewind.model.packed import PackedDecoder
 from tradewind.model.row_adapters import add_adapters, choose
 from tradewind.model.weights import Flat, read_safetensors, to_model
@@ -51,6 +54,10 @@ FEEDS = (1, 4, 16)
 CONTEXTS = (256, 1024, 4096)
 """Positions that a call sees, short of `max_len`. Each costs a compilation per chunk and per batch."""
 
+BURST = 8
+"""Steps of a call of `greedy` on an accelerator, where a step of a small model takes less than a call of it."""
+BANNED = 4
+"""Tokens that a row of `greedy` may not choose: a multiple of it."""
 RANKS = 32
 """Of all adapters together, there is room for a multiple of it."""
 
@@ -78,13 +85,18 @@ class JaxEngine(Engine):
         max_len: int,
         dtype: DTypeLike = jnp.float32,
         kv_scales: Scales | None = None,
+        codes: Mapping[str, Codes] | None = None,
     ) -> None:
-        """kv_scales: of an int8 cache, [2 x layers, KV heads, head dim]; None: the cache is of `dtype`."""
+        """kv_scales: of an int8 cache, [2 x layers, KV heads, head dim]; None: the cache is of `dtype`.
+        codes: of weights that are to stay integers, by their Hugging Face names.
+        """
         cached = dtype if kv_scales is None else jnp.int8
         self._kv_scales = None if kv_scales is None else jnp.asarray(kv_scales)
         self.config, self.weights_digest = model.config, digest
         self.slots, self.max_len, self.vocab_size = slots, max_len, model.config.vocab_size
-        self._keep(PackedDecoder(model))
+        packed = PackedDecoder(model)
+        keep_integers(packed, codes or {}, dtype)
+        self._keep(packed)
         self.adapters, self._bases, self._dtype = AdapterSet[Adapter](slots), set[str](), dtype
         self._cache = init_cache(self.config, slots, max_len, cached)
         self.kv_bytes = sum(part.nbytes for layer in self._cache for part in layer)
@@ -93,13 +105,25 @@ class JaxEngine(Engine):
         self._batches = [*(1 << bit for bit in range(slots.bit_length()) if 1 << bit < slots), slots]
         self._advance = jax.jit(self._run, static_argnames="context", donate_argnames="cache")
         self._decode = jax.jit(self._run_to_logits, static_argnames="context", donate_argnames="cache")
+        self._choose = jax.jit(self._run_greedy, static_argnames=("context", "steps"), donate_argnames="cache")
+        self.burst = BURST if jax.default_backend() != "cpu" else 1
         self._last_line = jax.jit(self._line)
         self._empty = jax.jit(lambda capacity: init_cache(self.config, 1, capacity, cached), static_argnames="capacity")
         self._lines = jax.jit(lambda weights, hidden: self._model(weights).logits(hidden[0]))
 
     @classmethod
-    def load(cls, folder: Path, *, slots: int, max_len: int, threads: int = 0, dtype: DTypeLike | None = None) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        slots: int,
+        max_len: int,
+        threads: int = 0,
+        dtype: DTypeLike | None = None,
+        integers: bool | None = None,
+    ) -> Self:
         """`dtype` of weights, products and a cache without scales: float32 on a CPU, bfloat16 elsewhere unless given.
+        `integers`: whether a quantized variant's weights stay so in memory: not on a CPU, elsewhere yes, unless given.
 
         Raises:
             UserError: no variant, a damaged one, or one that was not made for contexts of `max_len`.
@@ -109,9 +133,11 @@ class JaxEngine(Engine):
             raise UserError(
                 f"{folder}: needs slots >= 1 and max_len in 1..{manifest.max_position}, not {slots} and {max_len}"
             )
-        dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        on_cpu = jax.default_backend() == "cpu"
+        dtype = dtype or (jnp.float32 if on_cpu else jnp.bfloat16)
         model = to_model(manifest.decoder, _weights(folder, manifest), dtype, dtype)
-        made = cls(model, manifest.weights_digest, slots, max_len, dtype, _kv_scales(folder, manifest))
+        codes = _codes(folder, manifest) if (not on_cpu if integers is None else integers) else None
+        made = cls(model, manifest.weights_digest, slots, max_len, dtype, _kv_scales(folder, manifest), codes)
         made._bases = trained_on(folder, manifest)
         return made
 
@@ -157,10 +183,9 @@ class JaxEngine(Engine):
 
     def step(self, feed: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
         self.check_feed(feed)
-        batch = _bucket(len(feed), self._batches)
+        batch, places = self._places(feed)
+        whole = batch == self.slots
         width = _bucket(max(map(len, feed.values())), FEEDS)
-        whole = batch == self.slots  # then token rows are cache rows, and nothing is gathered
-        places = dict(zip(feed, feed if whole else range(len(feed)), strict=True))
         ids, positions = np.zeros((batch, width), np.int32), np.full((batch, width), self.max_len, np.int32)
         rows = np.zeros(batch, np.int32)
         adapters: list[str | None] = [None] * batch
@@ -182,6 +207,46 @@ class JaxEngine(Engine):
         for slot, tokens in feed.items():
             self._lengths[slot] += len(tokens)
         return {slot: lines[places[slot], : len(tokens)] for slot, tokens in feed.items()}
+
+    def greedy(
+        self, feed: Mapping[int, int], steps: int, banned: Mapping[int, Sequence[int]] | None = None
+    ) -> dict[int, list[int]]:
+        self.check_greedy(feed, steps)
+        batch, places = self._places(feed)
+        tokens, rows = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
+        positions = np.full(batch, self.max_len, np.int32)
+        width = max([1, *map(len, (banned or {}).values())])
+        never = np.full((batch, -(-width // BANNED) * BANNED), self.vocab_size, np.int32)
+        adapters: list[str | None] = [None] * batch
+        for slot, token in feed.items():
+            row, own = places[slot], (banned or {}).get(slot, ())
+            rows[row], tokens[row], positions[row] = slot, token, self._lengths[slot]
+            never[row, : len(own)], adapters[row] = own, self.adapters.rows[slot]
+        context = _bucket(max(self._lengths[slot] for slot in feed) + steps, self._contexts)
+        made, self._cache = self._choose(
+            self._weights,
+            tokens,
+            positions,
+            never,
+            self._cache,
+            self._own(adapters),
+            context=context,
+            rows=None if batch == self.slots else rows,
+            steps=steps,
+        )
+        chosen = np.asarray(made)
+        found = {}
+        for slot in feed:
+            self._lengths[slot] += steps
+            line = chosen[:, places[slot]]
+            found[slot] = line[: steps if (line >= 0).all() else int((line < 0).argmax())].tolist()
+        return found
+
+    def _places(self, feed: Collection[int]) -> tuple[int, dict[int, int]]:
+        """Rows of the call that feeds these slots, and each slot's row. Where all rows of the cache are fed they are its own,
+        and nothing is gathered."""
+        batch = _bucket(len(feed), self._batches)
+        return batch, dict(zip(feed, feed if batch == self.slots else range(len(feed)), strict=True))
 
     def fork(self, slot: int) -> JaxPrefix:
         self.check_slot(slot, occupied=True)
@@ -221,6 +286,8 @@ class JaxEngine(Engine):
             self.fork(0)
             for batch in self._batches:
                 self._warm_step(context, batch, 1)
+                if self.burst > 1:
+                    self._warm_greedy(context, batch)
             for below, _ in pairwise(FEEDS):
                 for batch in self._batches if feed > below else ():
                     if batch <= _bucket(min(rows, self.slots), self._batches):
@@ -242,6 +309,12 @@ class JaxEngine(Engine):
         if count < context:
             self._lengths = [context - count] * batch + [0] * (self.slots - batch)
             self.step({slot: [0] * count for slot in range(batch)})
+        self._lengths = [0] * self.slots
+
+    def _warm_greedy(self, context: int, batch: int) -> None:
+        if self.burst < context:
+            self._lengths = [context - self.burst] * batch + [0] * (self.slots - batch)
+            self.greedy(dict.fromkeys(range(batch), 0), self.burst)
         self._lengths = [0] * self.slots
 
     def close(self) -> None:
@@ -303,6 +376,35 @@ class JaxEngine(Engine):
     ) -> tuple[jax.Array, Cache]:
         """Layers and head in one call: a step then waits for the device once."""
         return self._model(weights, own).decode(ids, positions, cache, context, rows, self._kv_scales)
+
+    def _run_greedy(
+        self,
+        weights: list[jax.Array],
+        tokens: jax.Array,
+        positions: jax.Array,
+        never: jax.Array,
+        cache: Cache,
+        own: jax.Array | None,
+        context: int,
+        rows: jax.Array | None,
+        steps: int,
+    ) -> tuple[jax.Array, Cache]:
+        """[steps, rows] tokens, -1 where logits were not finite. tokens, positions: [rows]. never: [rows, any], of which the
+        vocabulary's size stands for none."""
+        model = self._model(weights, own)
+
+        def one(
+            carry: tuple[jax.Array, jax.Array, Cache], _: None
+        ) -> tuple[tuple[jax.Array, jax.Array, Cache], jax.Array]:
+            token, position, held = carry
+            lines, held = model.decode(token[:, None], position[:, None], held, context, rows, self._kv_scales)
+            line = lines[:, 0].at[jnp.arange(len(token))[:, None], never].set(-jnp.inf, mode="drop")
+            best = line.argmax(-1).astype(jnp.int32)
+            finite = jnp.isfinite(line.max(-1))
+            return (best, position + 1, held), jnp.where(finite, best, -1)
+
+        (_, _, cache), chosen = jax.lax.scan(one, (tokens, positions, cache), length=steps)
+        return chosen, cache
 
     def _line(self, weights: list[jax.Array], hidden: jax.Array, place: int) -> jax.Array:
         """[vocab] of the token at `place` of hidden [1, T, D]. One row: its product is the fastest on a CPU."""
@@ -376,3 +478,12 @@ def _weights(folder: Path, manifest: Manifest) -> Flat:
     from tradewind.model.gguf import load_gguf  # a bare accelerator host needs no GGUF
 
     return load_gguf(path)[1]
+
+
+def _codes(folder: Path, manifest: Manifest) -> dict[str, Codes]:
+    names = (name for name in manifest.files.get("jax", ()) if name.endswith(".gguf"))
+    if (name := next(names, None)) is None:
+        return {}
+    from tradewind.model.gguf import load_gguf_codes
+
+    return load_gguf_codes(folder / name)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tradewind.engine.answer import Answer
 from tradewind.engine.contract import Logits
 from tradewind.engine.lookup import Lookup
+from tradewind.engine.requests import Delta
 from tradewind.engine.ticket import Ticket
 
 
@@ -25,6 +26,11 @@ class Row:
         return len(self.ticket.request.prompt) + len(self.tokens) - 1
 
     @property
+    def left(self) -> int:
+        """Tokens that it may still get."""
+        return self.ticket.request.max_tokens - len(self.tokens)
+
+    @property
     def finished(self) -> bool:
         return self.answer.finish_reason is not None
 
@@ -32,7 +38,7 @@ class Row:
         """Tokens to feed after the last one, where it may take `max_feed` in all: none beyond the end of the answer."""
         if self.lookup is None:
             return ()
-        return self.lookup.draft(min(max_feed, self.ticket.request.max_tokens - len(self.tokens)) - 1)
+        return self.lookup.draft(min(max_feed, self.left) - 1)
 
     def accept(self, lines: Logits, draft: Sequence[int] = ()) -> int:
         """lines [1 + len(draft), vocab]: after the last token and each drafted one. Gives how many drafts were right.
@@ -42,7 +48,7 @@ class Row:
         """
         right = 0
         for place, line in enumerate(lines):
-            self._sample(line)
+            self._add(self.answer.accept(line))
             right += place < len(draft) and self.answer.last == draft[place]
             if self.finished or right <= place:
                 break
@@ -53,8 +59,15 @@ class Row:
             self.lookup.judge(len(draft), right)
         return right
 
-    def _sample(self, line: Logits) -> None:
-        delta = self.answer.accept(line)
+    def take(self, tokens: Sequence[int]) -> None:
+        """Tokens that an engine chose for an answer that is `predictable`: those after its end do not count."""
+        for token in tokens:
+            self._add(self.answer.take(token))
+            if self.finished:
+                break
+        self.ticket.clock.tokens(self.answer.index)
+
+    def _add(self, delta: Delta | None) -> None:
         self.tokens.append(self.answer.last)
         if self.lookup is not None:
             self.lookup.add(self.answer.last)

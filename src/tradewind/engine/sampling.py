@@ -23,6 +23,7 @@ Weights = NDArray[np.float32]
 FIRST_LOOK = 128
 """Candidates sorted before a look at more: a full sort of a 49,152-token vocabulary costs a tenth of a decode step."""
 BLOCK = 256
+NOT_FINITE = "the engine gave logits that are not finite"
 COLDEST = 1e-6
 """Temperatures below are taken for this one: still positive in float32, and greedy in effect."""
 
@@ -108,6 +109,11 @@ class Sampler:
         return token if self.params.temperature == 0 else self._draw(changed)
 
     @property
+    def predictable(self) -> bool:
+        """Whether the largest logit that is not banned is chosen, and not reported on."""
+        return self.params.temperature == 0 and self._plain and self.params.logprobs is None
+
+    @property
     def _plain(self) -> bool:
         """Nothing but what is banned changes the logits."""
         return not (self.params.logit_bias or self.params.penalised)
@@ -146,7 +152,7 @@ class Sampler:
 def _finite(logits: Logits, largest: int) -> int:
     """The place of the largest logit, which is that of the first NaN where there is one."""
     if not np.isfinite(logits[largest]):
-        raise ValueError("the engine gave logits that are not finite")
+        raise ValueError(NOT_FINITE)
     return largest
 
 

@@ -11,7 +11,7 @@ The life of a request here:
    tenant's others, so that many answers to one prompt hold up nobody else. All start from the one prefilled prefix.
 5. Every turn of the loop feeds all running answers together: the last token and, where few answers run, drafted ones
    after it (`tradewind.engine.lookup`), if the engine gives the same logits then. An answer that ends frees its slot in
-   that turn.
+   that turn. Where all of them are greedy, nobody waits, and the engine is faster so, a turn is a burst of several steps.
 6. A terminal event ends it: `Done`, `Failed` (an error of this request, which the loop survives, or its deadline,
    waiting or running) or `Cancelled`.
 
@@ -48,6 +48,7 @@ from tradewind.engine.requests import (
     Sink,
 )
 from tradewind.engine.row import Row
+from tradewind.engine.sampling import NOT_FINITE
 from tradewind.engine.scoring import PromptScorer
 from tradewind.engine.settings import SchedulerSettings, Snapshot
 from tradewind.engine.slots import Slots
@@ -346,20 +347,60 @@ class Scheduler:
         if not self._slots.rows:
             return
         rows = dict(self._slots.rows)
+        if self._may_burst(rows):
+            self._decode_burst(rows)
+            return
         try:
             start = time.monotonic()
             drafts = self._drafts(rows)
             lines = self.engine.step({slot: (row.answer.last, *drafts[slot]) for slot, row in rows.items()})
             self._load.stepped(time.monotonic() - start)
         except Exception as error:
-            # Nobody can tell whose fault it was, nor what the rows hold now.
-            for ticket in dict.fromkeys(row.ticket for row in rows.values()):
-                self._fail(ticket, error)
+            self._fail_all(rows, error)
             return
         failed: dict[Ticket, Exception] = {}
         for slot, row in rows.items():
             with _noting(failed, row.ticket):
                 self._accept(row, lines[slot], drafts[slot])
+        self._settle_all(rows, failed)
+
+    def _may_burst(self, rows: Mapping[int, Row]) -> bool:
+        """Where one may come who is served first, or all would end within it, steps are taken one by one."""
+        burst = self.engine.burst
+        with self._changed:
+            waiting = self._waiting
+        if burst < 2 or waiting or any(row.lookup or not row.answer.predictable for row in rows.values()):
+            return False
+        room = min(self.engine.max_len - row.length for row in rows.values())
+        return room >= burst and max(row.left for row in rows.values()) >= burst
+
+    def _decode_burst(self, rows: Mapping[int, Row]) -> None:
+        burst = self.engine.burst
+        feed = {slot: row.answer.last for slot, row in rows.items()}
+        banned = {slot: row.answer.sampler.banned for slot, row in rows.items() if row.answer.sampler.banned}
+        try:
+            start = time.monotonic()
+            chosen = self.engine.greedy(feed, burst, banned)
+            self._load.stepped((time.monotonic() - start) / burst)
+        except Exception as error:
+            self._fail_all(rows, error)
+            return
+        failed: dict[Ticket, Exception] = {}
+        for slot, row in rows.items():
+            with _noting(failed, row.ticket):
+                before = len(row.tokens)
+                row.take(chosen[slot])
+                self._made(row, len(row.tokens) - before)
+                if len(chosen[slot]) < burst and not row.finished:
+                    raise ValueError(NOT_FINITE)
+        self._settle_all(rows, failed)
+
+    def _fail_all(self, rows: Mapping[int, Row], error: Exception) -> None:
+        """Nobody can tell whose fault it was, nor what the rows hold now."""
+        for ticket in dict.fromkeys(row.ticket for row in rows.values()):
+            self._fail(ticket, error)
+
+    def _settle_all(self, rows: Mapping[int, Row], failed: dict[Ticket, Exception]) -> None:
         for slot, row in rows.items():  # only now, as the engine's next call may end the life of `lines`
             with _noting(failed, row.ticket):
                 if row.ticket not in failed:
@@ -375,11 +416,14 @@ class Scheduler:
     def _accept(self, row: Row, lines: Logits, draft: tuple[int, ...]) -> None:
         before = len(row.tokens)
         right = row.accept(lines, draft)
-        count = len(row.tokens) - before
-        self._progress = time.monotonic()
-        self._completion_tokens += count
         self._drafted += len(draft)
         self._accepted += right
+        self._made(row, len(row.tokens) - before)
+
+    def _made(self, row: Row, count: int) -> None:
+        """Note `count` new tokens."""
+        self._progress = time.monotonic()
+        self._completion_tokens += count
         with self._changed:
             self._queue.charge(row.ticket.request.tenant, ANSWER_COST * count)
 

@@ -20,7 +20,7 @@ from tradewind.hardware import places
 from tradewind.hardware.bench import FOLDER as BENCH_FOLDER
 from tradewind.hardware.bench import bench, in_process, trace
 from tradewind.hardware.bench import table as bench_table
-from tradewind.hardware.compiled import PROGRAMS, Program, compile_for
+from tradewind.hardware.compiled import BITS, PROGRAMS, Program, compile_for
 from tradewind.hardware.compiled import devices as compiled_devices
 from tradewind.hardware.compiled import table as compiled_table
 from tradewind.hardware.device import Device, load_device, names
@@ -28,6 +28,7 @@ from tradewind.hardware.goal import Budget, Demand, Wanted, read_words
 from tradewind.hardware.planner import as_record, plan
 from tradewind.hardware.planner import table as plan_table
 from tradewind.hardware.roofline import Storage, decode, max_rows, prefill
+from tradewind.hardware.training import TrainingPlan
 from tradewind.model.config import DecoderConfig
 from tradewind.planning.simulation import Limits
 from tradewind.serving.planned import planned_text
@@ -111,7 +112,8 @@ def run_bench(given: argparse.Namespace) -> None:
     rows = tuple(1 << bit for bit in range(given.slots.bit_length()))
     plan = {"slots": given.slots, "max_len": given.max_len, "threads": given.threads, "repeats": given.rounds, "warm_up": 1,
             "rows": rows}  # fmt: skip
-    print(bench_table(bench(chosen, engines, plan, given.seed, given.out)))
+    training = TrainingPlan(steps=given.train_steps) if given.train_steps else None
+    print(bench_table(bench(chosen, engines, plan, given.seed, given.out, training)))
     if given.traces:
         for name, folder in chosen.items():
             in_process(trace, folder, plan, given.traces / name)
@@ -176,10 +178,10 @@ def run_compile(given: argparse.Namespace) -> None:
     for device in given.device:
         for chips in given.chips:
             for name in given.program:
-                program = Program(name, given.rows, given.length, given.tensor, remat=given.remat)
+                program = Program(name, given.rows, given.length, given.tensor, given.remat, given.bits)
                 answer = compile_for(device, chips, program, shape, given.python)
                 rows.append({"device": device, "chips": chips, "program": name, "rows": given.rows, "length": given.length,
-                             "tensor": given.tensor, **answer})  # fmt: skip
+                             "tensor": given.tensor, "bits": given.bits, **answer})  # fmt: skip
                 lines = compiled_table(rows[-1:]).splitlines()
                 print("\n".join(lines if len(rows) == 1 else lines[-1:]), flush=True)
     if given.json:
@@ -228,6 +230,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     benching.add_argument(
         "--threads", type=positive, default=os.cpu_count() or 1, metavar="N", help=f"of ort {default}"
     )
+    benching.add_argument("--train-steps", type=int, default=8, metavar="N", help=f"measured by JAX; 0: none {default}")
     benching.add_argument("--traces", type=Path, metavar="FOLDER", help="keep JAX's profile of each variant there")
     benching.add_argument("--seed", type=int, default=0, help=default)
     benching.add_argument("--out", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help=f"of the result {default}")
@@ -255,6 +258,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     compiling.add_argument("--program", nargs="+", default=list(PROGRAMS), choices=PROGRAMS, help=default)
     compiling.add_argument("--rows", type=positive, default=8, metavar="N", help=f"a chip {default}")
     compiling.add_argument("--length", type=positive, default=512, metavar="N", help=f"tokens of a row {default}")
+    compiling.add_argument(
+        "--bits", type=int, default=16, choices=BITS, help=f"of weights; integers for prefill and decode {default}"
+    )
     compiling.add_argument(
         "--tensor", type=positive, default=1, metavar="N", help=f"chips that share a matrix {default}"
     )

@@ -3,7 +3,8 @@
 The life of a bench: 1. peaks of each engine on this host (`peaks`), before and after the rest; 2. each variant and engine
 gets a process of its own, and the processes take turns: prompts of several lengths, steps of several rows; 3. what a meter
 says that decoding used, where there is one; 4. the roofline's prediction of every point from the peaks alone, and its error;
-5. one file in reports/hardware/, and a run record for every variant and engine, tagged by device.
+5. a training step of each float
+model by JAX (`training`); 6. one file in reports/hardware/, and a run record for every variant and engine, tagged by device.
 
 Of a point: `seconds` is the median of the rounds, `utilization` the share of the engine's peak that what bounds it reached.
 Not covered: several devices at once (the engines run on one), the server (load tests), quality (the compression study).
@@ -30,6 +31,7 @@ from tradewind.hardware.peaks import between, read_peaks
 from tradewind.hardware.roofline import claim
 from tradewind.hardware.roofline import step as estimate
 from tradewind.hardware.storage import storage
+from tradewind.hardware.training import TrainingPlan
 from tradewind.planning.service import STEPS, chunk, step
 from tradewind.tracking import Measurement, git_commit, home, record_run
 
@@ -96,10 +98,15 @@ def accelerator() -> str | None:
 
 
 def bench(
-    variants: Mapping[str, Path], engines: Sequence[str], plan: Mapping[str, Any], seed: int, folder: Path = FOLDER
+    variants: Mapping[str, Path],
+    engines: Sequence[str],
+    plan: Mapping[str, Any],
+    seed: int,
+    folder: Path = FOLDER,
+    training: TrainingPlan | None = None,
 ) -> dict[str, Any]:
-    """Measure, predict, record. plan: of `BenchPlan`, but for the engine. Raises UserError for a variant or an engine that
-    is not there."""
+    """Measure, predict, record. plan: of `BenchPlan`, but for the engine. training: None for no training steps; they are of
+    the engine jax. Raises UserError for a variant or an engine that is not there."""
     manifests = {name: load_variant(path, verify=False) for name, path in variants.items()}
     head = {"tier": "measured", "device": host.device(), "slug": slug(host.device()), "host": host.facts()}
     found: dict[str, Any] = {**head, "seed": seed, "git_commit": git_commit(), "engines": {}}
@@ -114,11 +121,24 @@ def bench(
         each = {name: whole(manifests[name], turns[name], work, seed) for name in variants}
         measured = {"plan": asdict(work), "variants": each, "points": points, "errors": errors(points)}
         found["engines"][engine] = {**facts, **measured}
+        if engine == "jax" and training is not None:
+            found["engines"][engine]["training"] = trained(manifests, training, seed)
         for name in variants:
             _record(name, engine, found)
     path = folder / f"{found['slug']}.json"
     write_json(path, joined(read_json(path), found) if path.is_file() else found)
     return found
+
+
+def trained(manifests: Mapping[str, Manifest], work: TrainingPlan, seed: int) -> dict[str, Any]:
+    """A training step of each shape among the float variants, by the name of the first that has it."""
+    from tradewind.hardware.training import measure
+
+    shapes: dict[str, Mapping[str, Any]] = {}
+    for name, manifest in manifests.items():
+        if name.endswith("-fp32") and manifest.config not in shapes.values():
+            shapes[name] = manifest.config
+    return {name: in_process(measure, shape, work, seed) for name, shape in shapes.items()}
 
 
 def trace(variant: Path, plan: Mapping[str, Any], folder: Path) -> None:
@@ -146,6 +166,8 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             "variants": before["variants"] | part["variants"],
             "errors": errors(points),
         }
+        if trained := before.get("training", {}) | part.get("training", {}):
+            engines[name]["training"] = trained
     return {**new, "engines": engines}
 
 
@@ -237,6 +259,11 @@ def table(found: Mapping[str, Any]) -> str:
         share = f"median {wrong['median']:.0%}, worst {wrong['worst']:.0%} of {wrong['n']} points"
         lines += ["", f"{engine}: error of the roofline, {share}"]
         lines += [f"refused: {row['refused']}" for row in part["points"] if row.get("refused")]
+        for name, row in part.get("training", {}).items():
+            size, share = f"{row['rows']} x {row['length']} tokens", f"{row['utilization']:.0%}"
+            lines.append(
+                f"training {name}, {size} a step: {row['tokens_per_s']:,.0f} token/s, {share} of the peak's FLOP/s"
+            )
     return "\n".join(lines)
 
 

@@ -24,6 +24,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tradewind.model.config import DecoderConfig
 from tradewind.model.decoder import Decoder, init_cache
+from tradewind.model.integers import GROUP, Codes, keep_integers
+from tradewind.model.packed import PackedDecoder
+from tradewind.model.weights import weight_table
 from tradewind.training.data import Batch
 from tradewind.training.loop import OptimizerConfig, build_step, optimizer
 from tradewind.training.losses import CrossEntropy, Targets
@@ -36,7 +39,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute
 class Request:
     """platform, topology, target: of JAX's `get_topology_desc`; target: a GPU's description as text. program: a key of
     PROGRAMS. rows: of all chips together. length: of a training row, of a prompt's chunk, or of the context that a decode
-    step sees."""
+    step sees. bits: of weights; 16 for floats of `dtype`."""
 
     platform: str
     topology: str
@@ -48,6 +51,7 @@ class Request:
     length: int
     dtype: str = "bfloat16"
     remat: bool = False
+    bits: int = 16
 
 
 def main() -> None:
@@ -157,7 +161,8 @@ PROGRAMS: dict[str, Callable[[Request, Mesh], Any]] = {"train": train, "prefill"
 
 def _lower(run: Any, request: Request, mesh: Mesh, weights: nnx.State, tokens: int, context: int) -> Any:
     """Rows over data and fsdp, KV heads over tensor where it divides them, weights as in training."""
-    lies, config = weight_shardings(weights, mesh), DecoderConfig(**request.model)
+    config, whole = DecoderConfig(**request.model), NamedSharding(mesh, PartitionSpec())
+    lies = weight_shardings(weights, mesh) if request.bits == 16 else jax.tree.map(lambda _: whole, weights)
     heads = "tensor" if config.num_kv_heads % mesh.shape["tensor"] == 0 else None
     cached = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, heads))
     ids = _shape((request.rows, tokens), jnp.int32, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
@@ -168,8 +173,26 @@ def _lower(run: Any, request: Request, mesh: Mesh, weights: nnx.State, tokens: i
 
 def _split(request: Request, dtype: Any, param_dtype: Any) -> tuple[Any, Any, Any]:
     config = DecoderConfig(**request.model)
-    model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype), param_dtype=param_dtype))
-    return nnx.split(model, nnx.Param, ...)  # type: ignore[return-value]
+
+    def make() -> Decoder:
+        model = Decoder(config, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype), param_dtype=param_dtype)
+        if request.bits == 16:
+            return model
+        packed = PackedDecoder(model)
+        keep_integers(packed, blank_codes(config, request.bits), dtype)
+        return packed
+
+    return nnx.split(nnx.eval_shape(make), nnx.Param, ...)  # type: ignore[return-value]
+
+
+def blank_codes(config: DecoderConfig, bits: int) -> dict[str, Codes]:
+    """Zeros in the place of every matrix of the decoder."""
+    shapes = {weight.hf: weight.shape(config) for weight in weight_table(config)}
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    return {
+        name: Codes(np.zeros((rows, columns), np.int8), np.zeros((rows, columns // GROUP), np.float32), bits)
+        for name, (rows, columns) in matrices.items()
+    }
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> Any:

@@ -36,6 +36,7 @@ TOPOLOGIES: dict[str, dict[int, str]] = {
 GPUS = {chips: f"1x1x{chips}" for chips in (1, 2, 4, 8)}
 """Chips of one host -> topology as CUDA's plugin names it."""
 PROGRAMS = ("train", "prefill", "decode")
+BITS = (16, 8, 4)
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,24 @@ WORKER_S = 1200
 @dataclass(frozen=True)
 class Program:
     """What is compiled. rows: a chip. length: of a training row, a prompt, or the context of a decode step. tensor: chips
-    that share a matrix; the others share rows."""
+    that share a matrix; the others share rows. bits: of weights: 16, or 8 and 4 for integers, as the engine keeps them."""
 
     name: str
     rows: int
     length: int
     tensor: int = 1
     remat: bool = False
+    bits: int = 16
 
     def __post_init__(self) -> None:
         if self.name not in PROGRAMS:
             raise UserError(f"unknown program {self.name!r} (choices: {', '.join(PROGRAMS)})")
+        if self.bits not in BITS:
+            raise UserError(f"weights of {self.bits} bits are not compiled here (choices: {', '.join(map(str, BITS))})")
+        if self.bits < 16 and (self.name == "train" or self.tensor > 1):
+            raise UserError(
+                "integer weights are neither trained nor split over chips: leave out bits, or train and tensor"
+            )
 
 
 def compile_for(
@@ -111,6 +119,7 @@ def compile_for(
         "length": program.length,
         "dtype": known.dtype,
         "remat": program.remat,
+        "bits": program.bits,
     }
     answer, usable = ask(request, python), COMPILERS[platform(device)].usable
     memory = usable * 1e9 * known.memory_gb
@@ -190,7 +199,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = "| device | chips | program | rows a chip | length | MB a chip | of it arguments | temporary | collectives |"
     lines = [head, "|---|---:|---|---:|---:|---:|---:|---:|---|"]
     for row in rows:
-        first = f"| {row['device']} | {row['chips']} | {row['program']} | {row['rows']} | {row['length']} |"
+        what = row["program"] if row.get("bits", 16) == 16 else f"{row['program']}, int{row['bits']}"
+        first = f"| {row['device']} | {row['chips']} | {what} | {row['rows']} | {row['length']} |"
         if not row["fits"]:
             lines.append(f"{first} does not fit | | | {row['needs'][:80]} |")
             continue

@@ -164,8 +164,8 @@ def _extended(
 def modelled(
     model: Model, name: str, reach: float, context: int, rows: int, refused: Mapping[str, int]
 ) -> Place | NoPlace:
-    """By the `jax` engine, whose weights are widened to the dtype that it takes: float32 on cores, else bfloat16. refused:
-    of `refused_by_compiler`."""
+    """By the `jax` engine, in the dtype that it takes: float32 on cores, where weights are widened to it, else bfloat16.
+    refused: of `refused_by_compiler`."""
     device = load_device(name)
     dtype = "float32" if device.kind in ("cpu", "soc") else "bfloat16"
     if device.price_usd_hour is None:

@@ -16,6 +16,7 @@ import numpy as np
 from tradewind.errors import UserError
 from tradewind.files import atomic_path
 from tradewind.model.decoder import DecoderConfig
+from tradewind.model.integers import GROUP, Codes
 from tradewind.model.tokenizer import Tokenizer
 from tradewind.model.weights import Flat, check, permute_rotary, refuse_not_finite, unpermute_rotary, weight_table
 
@@ -23,6 +24,8 @@ Metadata: TypeAlias = dict[str, object]
 """GGUF key -> string, number, boolean or list of these."""
 
 READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+BLOCKS = {"Q8_0": 8, "Q4_0": 4}
+"""GGML tensor type whose blocks are a scale and GROUP codes -> their bits."""
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
 """GGML tensor type -> `general.file_type`, the type of most weights in the file."""
 
@@ -75,6 +78,37 @@ def load_gguf(path: str | Path) -> tuple[DecoderConfig, Flat, Metadata]:
         if weight.heads:
             flat[weight.hf] = unpermute_rotary(flat[weight.hf], weight.heads(config))
     return config, flat, metadata
+
+
+def load_gguf_codes(path: str | Path) -> dict[str, Codes]:
+    """The integers of a file's Q4_0 and Q8_0 tensors: Hugging Face name -> codes, rows in Hugging Face's order.
+
+    Raises UserError as `load_gguf` does for the file as a whole.
+    """
+    reader = _open(Path(path))
+    config = _config(path, {name: field.contents() for name, field in reader.fields.items()})
+    weights, found = {weight.gguf: weight for weight in weight_table(config)}, {}
+    for tensor in reader.tensors:
+        weight = weights.get(tensor.name)
+        if weight is None or tensor.tensor_type.name not in BLOCKS:
+            continue
+        codes, scales = _codes(tensor.data, tensor.tensor_type.name)
+        if weight.heads:
+            codes, scales = (unpermute_rotary(part, weight.heads(config)) for part in (codes, scales))
+        found[weight.hf] = Codes(codes, scales, BLOCKS[tensor.tensor_type.name])
+    return found
+
+
+def _codes(data: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """int8 [out, in] and float32 [out, in / GROUP] of blocks: a float16 scale, then int8, or pairs of nibbles plus 8."""
+    rows = data.reshape(len(data), -1, 2 + GROUP * BLOCKS[kind] // 8)
+    scales = np.ascontiguousarray(rows[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+    packed = np.ascontiguousarray(rows[..., 2:])
+    if kind == "Q8_0":
+        codes = packed.view(np.int8)
+    else:
+        codes = np.concatenate([packed & 15, packed >> 4], axis=-1).astype(np.int8) - np.int8(8)
+    return codes.reshape(len(data), -1), scales
 
 
 def save_gguf(

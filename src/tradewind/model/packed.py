@@ -57,6 +57,10 @@ class Columns(nnx.Embed):
     def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
         return jnp.moveaxis(self.columns[...][:, inputs], 0, -1)
 
+    def table(self) -> jax.Array:
+        """[D, V]."""
+        return self.columns[...]
+
 
 class PackedDecoder(Decoder):
     def __init__(self, of: Decoder) -> None:
@@ -67,5 +71,5 @@ class PackedDecoder(Decoder):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] float32, through the tied embedding."""
         assert isinstance(self.embed, Columns)
-        table = self.embed.columns[...].astype(hidden.dtype)
+        table = self.embed.table().astype(hidden.dtype)
         return jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)

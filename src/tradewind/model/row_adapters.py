@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from tradewind.model.adapters import Adapter, stacked
 from tradewind.model.decoder import Decoder
-from tradewind.model.packed import PackedDecoder, Product
+from tradewind.model.packed import PackedDecoder
 
 PLACES = (
     ("attention", "qkv", ("q", "k", "v")),
@@ -32,7 +32,7 @@ PLACES = (
 class RowAdapted(nnx.Module):
     """A linear layer [in, out] and the stacked adapters. `own` [rows, R], bool: set by `choose`, in one traced call."""
 
-    def __init__(self, base: nnx.Linear | Product, a: jax.Array, b: jax.Array, parts: int) -> None:
+    def __init__(self, base: nnx.Module, a: jax.Array, b: jax.Array, parts: int) -> None:
         self.base, self.parts = base, parts
         self.a, self.b = nnx.Param(a), nnx.Param(b)
         self.own: jax.Array | np.ndarray = nnx.data(np.zeros((0, 0), np.bool_))

@@ -140,7 +140,19 @@ def _planned(one: Mapping[str, Any], chosen: bool) -> list[str]:
 
 
 def training(reports: Reports) -> str:
-    """Tokens a second of the main job's training runs, and what arithmetic that is."""
+    """A training step beside the peak of its products, on each host; and the rates of the main job's training runs."""
+    steps = []
+    for host in hosts(reports):
+        for name, one in host["engines"].get("jax", {}).get("training", {}).items():
+            low, high = one["interval"]
+            shares = (
+                f"{one[key]:.0%}" if one[key] is not None else "-" for key in ("utilization", "claimed_utilization")
+            )
+            steps.append([host["device"], name, f"{one['rows']} x {one['length']}", one["precision"],
+                          f"{one['tokens_per_s']:,.0f} [{low:,.0f}, {high:,.0f}]",
+                          f"{one['model_flops_per_s'] / 1e9:,.0f}", f"{one['peak_flops_per_s'] / 1e9:,.0f}",
+                          *shares])  # fmt: skip
+    whole = (table(STEPS, steps) + UTILIZATION + "\n") if steps else ""
     rows, sizes = [], (found(reports, "compression") or {"variants": {}})["variants"]
     for name in TRAINING:
         data = found(reports, f"runs/{name}")
@@ -152,10 +164,18 @@ def training(reports: Reports) -> str:
         )
         rows.append([name, data["variant"], data["params"]["matmul_precision"], f"{rate:,.0f}", f"{done / 1e9:,.0f}"])
     if not rows:
-        return "*Not measured yet: `make repro` trains, `make study NAME=compression` writes how large models are.*\n"
-    return table(["run", "model", "products in", "tokens/s", "model GFLOP/s"], rows) + TRAINED
+        return (
+            whole
+            + "*Not measured yet: `make repro` trains, `make study NAME=compression` writes how large models are.*\n"
+        )
+    return whole + table(["run", "model", "products in", "tokens/s", "model GFLOP/s"], rows) + TRAINED
 
 
+STEPS = ["host", "model, all weights trained", "rows x tokens", "products in", "tokens/s [95 %]", "model GFLOP/s",
+         "fastest product, GFLOP/s", "utilisation of it", "of the claimed peak"]  # fmt: skip
+UTILIZATION = (
+    "\nThe step takes turns with a chain of large products. Model FLOPs: 6 a parameter and token, and attention's.\n"
+)
 TRAINED = (
     "\nModel FLOPs: 6 a parameter and token, 4 where only adapters learn (no gradients of the weights); attention is left "
     "out, recomputation does not count, and the head counts for every token, though answers alone have a loss.\n"
