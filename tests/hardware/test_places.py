@@ -24,7 +24,7 @@ def test_weights_are_modelled_as_the_engine_keeps_them():
         pytest.approx(0.0757e9 + cache, rel=0.01),
         pytest.approx(0.538e9 + cache, rel=0.01),
     )
-    read = 0.269e9 / (0.6 * 300e9)  # of the L4's 300 GB/s
+    read = 0.0757e9 / (0.6 * 300e9)  # of the L4's 300 GB/s
     assert gpu.times.step + gpu.times.row > read
 
 

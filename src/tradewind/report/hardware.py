@@ -174,7 +174,7 @@ def training(reports: Reports) -> str:
 STEPS = ["host", "model, all weights trained", "rows x tokens", "products in", "tokens/s [95 %]", "model GFLOP/s",
          "fastest product, GFLOP/s", "utilisation of it", "of the claimed peak"]  # fmt: skip
 UTILIZATION = (
-    "\nThe step takes turns with a chain of large products. Model FLOPs: 6 a parameter and token, and attention's.\n"
+    "\nTaking turns with a chain of large products. Model FLOPs: 6 a parameter and token, and attention's.\n"
 )
 TRAINED = (
     "\nModel FLOPs: 6 a parameter and token, 4 where only adapters learn (no gradients of the weights); attention is left "
