@@ -90,6 +90,22 @@ def test_no_request_pays_a_compilation(engine: JaxEngine, compiled: list[float],
     assert compiled == []
 
 
+def test_nor_does_a_burst(engine: JaxEngine, compiled: list[float]) -> None:
+    """Of each number of rows, at each length, with and without tokens that may not be chosen."""
+    engine.burst = 4
+    engine.warm_up()
+    assert compiled
+    compiled.clear()
+    for rows in range(1, SLOTS + 1):
+        for length in range(1, MAX_LEN - engine.burst + 1, 5):
+            for slot in range(rows):
+                engine.insert(engine.prefill([1] * length), slot)
+            engine.greedy(dict.fromkeys(range(rows), 1), engine.burst, {0: [3]} if length % 2 else None)
+            for slot in range(rows):
+                engine.release(slot)
+    assert compiled == []
+
+
 def test_what_was_not_warmed_up_does_compile(engine: JaxEngine, compiled: list[float]) -> None:
     """The counter above sees a feed of drafts that `warm_up` was not told of."""
     engine.warm_up()

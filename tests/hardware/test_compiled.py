@@ -109,7 +109,8 @@ def test_a_decode_step_compiled_for_gpus_holds_its_weights_and_cache():
 @pytest.mark.slow
 @pytest.mark.parametrize("device", [pytest.param("tpu_v5e", marks=needs_tpu), pytest.param("h100", marks=needs_cuda)])
 def test_integer_weights_stay_integers(device):
-    """What a decode step holds falls by what int4 saves, and no floats of the weights are written in between."""
+    """What a decode step holds falls by what int4 saves, and no floats of the layers' weights are written in between; of the
+    vocabulary's table they are, on a GPU."""
     shape = DecoderConfig(8192, 512, 4, 8, 2, 64, 1536)
     floats, integers = (
         compile_for(device, 1, Program("decode", 4, 128, bits=bits), shape)["memory"] for bits in (16, 4)
@@ -117,7 +118,8 @@ def test_integer_weights_stay_integers(device):
     matrices = 2 * shape.num_parameters
     saved = matrices * (1 - (4 + 16 / 32) / 16)  # a scale of 16 bits for 32 weights
     assert floats["argument"] - integers["argument"] == pytest.approx(saved, rel=0.05)
-    assert integers["temp"] - floats["temp"] < 0.25 * matrices
+    table = 2 * shape.vocab_size * shape.hidden_size
+    assert integers["temp"] - floats["temp"] < table + 0.05 * (matrices - table)
 
 
 @pytest.mark.parametrize("given", [{"name": "train", "bits": 8}, {"name": "decode", "tensor": 2, "bits": 4}])

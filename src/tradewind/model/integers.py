@@ -1,7 +1,8 @@
 """A packed decoder whose weights stay integers in memory, and become floats inside the product that reads them.
 
 Decoding is bound by the bytes of the weights that a step reads: int8 is half of bfloat16, int4 a quarter. Where a compiler
-fuses the widening into the product (XLA on GPUs and TPUs), only the integers leave memory. XLA on a CPU does not: it writes
+fuses the widening into the product (XLA on GPUs and TPUs, but on GPUs not for the vocabulary's table), only the integers
+leave memory. XLA on a CPU does not: it writes
 the floats out at every call, so there integers save memory and cost time (`weights_bytes` and the speed of both are
 compared in tests/engine/test_jax_integers.py and the hardware study).
 

@@ -173,9 +173,7 @@ def training(reports: Reports) -> str:
 
 STEPS = ["host", "model, all weights trained", "rows x tokens", "products in", "tokens/s [95 %]", "model GFLOP/s",
          "fastest product, GFLOP/s", "utilisation of it", "of the claimed peak"]  # fmt: skip
-UTILIZATION = (
-    "\nTaking turns with a chain of large products. Model FLOPs: 6 a parameter and token, and attention's.\n"
-)
+UTILIZATION = "\nTaking turns with a chain of large products. Model FLOPs: 6 a parameter and token, and attention's.\n"
 TRAINED = (
     "\nModel FLOPs: 6 a parameter and token, 4 where only adapters learn (no gradients of the weights); attention is left "
     "out, recomputation does not count, and the head counts for every token, though answers alone have a loss.\n"
