@@ -44,6 +44,29 @@ def test_every_container_gives_the_weights_of_the_variant(variants: Path, precis
     assert engine.weights_digest == load_variant(variants / precision).weights_digest
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_integers_are_the_same_numbers(tmp_path: Path, precision: str, dtype: type) -> None:
+    tiny_variant(tmp_path / precision, precision)
+    sizes = {"slots": 2, "max_len": 32, "dtype": dtype}
+    floats, integers = (JaxEngine.load(tmp_path / precision, integers=kept, **sizes) for kept in (False, True))
+    for plain, kept in zip(*(engine._model(engine._weights).layers for engine in (floats, integers)), strict=True):
+        np.testing.assert_array_equal(plain.mlp.down.kernel[...], kept.mlp.down.matrix())
+        np.testing.assert_array_equal(plain.attention.qkv.kernel[...], kept.attention.qkv.matrix())
+    made = [engine.prefill([5, 9, 2, 7, 1, 200], keep_logits=True).all_logits for engine in (floats, integers)]
+    close = CLOSE if dtype == jnp.float32 else 0.05  # what is fused rounds otherwise in between
+    np.testing.assert_allclose(*made, atol=close)
+    assert sum(part.nbytes for part in integers._weights) < sum(part.nbytes for part in floats._weights)
+
+
+def test_a_burst_ends_where_logits_are_not_finite() -> None:
+    flat = {name: array.copy() for name, array in tiny_flat().items()}
+    flat["model.norm.weight"][0] = np.nan
+    engine = JaxEngine(to_model(CONFIG, flat), "digest", slots=2, max_len=32)
+    engine.insert(engine.prefill([1, 2, 3]), 0)
+    assert engine.greedy({0: 4}, 5) == {0: []}
+
+
 def test_buckets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, feeds, batches and contexts at, below and above each edge give the logits of the plain decoder."""
     monkeypatch.setattr(engine_module, "CHUNKS", (2, 5))

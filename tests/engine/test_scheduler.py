@@ -175,9 +175,11 @@ def test_what_cannot_run_is_refused(scheduler: Scheduler) -> None:
             send(scheduler, bad)
 
 
+@pytest.mark.parametrize("burst", [1, 4])
 @pytest.mark.parametrize("call", ["prefill", "insert", "insert, late", "step", "nan"])
-def test_a_fault_ends_its_request_and_not_the_loop(call: str) -> None:
+def test_a_fault_ends_its_request_and_not_the_loop(call: str, burst: int) -> None:
     engine = Faulty()
+    engine.exact_feeds, engine.burst = burst == 1, burst
     scheduler = Scheduler(engine, ByteTokenizer())
     engine.broken.add(call)
     _, inbox = send(scheduler, ask("unlucky"))

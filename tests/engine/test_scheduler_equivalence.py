@@ -7,6 +7,7 @@ these prompts survive; with the int8 cache of quantized variants they do not dif
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,21 @@ def test_cancelling_in_the_middle_leaves_the_others_alone(
     assert settled(scheduler)
 
 
-def test_bursts_are_taken_where_the_engine_is_faster_so(start: Callable[[SchedulerSettings], Scheduler]) -> None:
-    scheduler = start(PLAIN)
-    asked = requests()
-    alone(scheduler, asked)
-    if isinstance(scheduler.engine, Bursting):
-        greedy = [r for r in asked if not r.sampling.temperature and r.max_tokens > scheduler.engine.burst]
-        assert scheduler.engine.bursts >= len(greedy)
+def test_bursts_are_taken_for_greedy_answers_alone() -> None:
+    engine = Bursting(slots=SLOTS, max_len=MAX_LEN)
+    scheduler = Scheduler(engine, ByteTokenizer(), PLAIN)
+    sampled, greedy = SamplingParams(temperature=0.7, seed=1), SamplingParams(temperature=0)
+    for sampling, most, bursts in (
+        (sampled, 13, 0),
+        (replace(greedy, logprobs=0), 13, 0),
+        (greedy, 4, 0),
+        (greedy, 13, 3),
+    ):
+        engine.bursts = 0
+        told(send(scheduler, Request(tuple(b"abc"), most, sampling, ignore_eos=True))[1])
+        assert engine.bursts == bursts  # the first token is of the prompt
+    assert settled(scheduler)
+    scheduler.close()
 
 
 def test_few_rows_only_are_drafted_for(start: Callable[[SchedulerSettings], Scheduler]) -> None:

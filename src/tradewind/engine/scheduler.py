@@ -343,70 +343,59 @@ class Scheduler:
             self._end_answer(ticket)
 
     def _decode(self) -> None:
-        """Feed every running answer its last token and its draft, all in one step."""
+        """Feed every running answer its last token and its draft, all in one step, or have the engine take several."""
         if not self._slots.rows:
             return
         rows = dict(self._slots.rows)
-        if self._may_burst(rows):
-            self._decode_burst(rows)
-            return
         try:
             start = time.monotonic()
-            drafts = self._drafts(rows)
-            lines = self.engine.step({slot: (row.answer.last, *drafts[slot]) for slot, row in rows.items()})
-            self._load.stepped(time.monotonic() - start)
+            steps = self.engine.burst if self._may_burst(rows) else 1
+            take = self._burst(rows, steps) if steps > 1 else self._step(rows)
+            self._load.stepped((time.monotonic() - start) / steps)
         except Exception as error:
-            self._fail_all(rows, error)
+            # Nobody can tell whose fault it was, nor what the rows hold now.
+            for ticket in dict.fromkeys(row.ticket for row in rows.values()):
+                self._fail(ticket, error)
             return
         failed: dict[Ticket, Exception] = {}
         for slot, row in rows.items():
             with _noting(failed, row.ticket):
-                self._accept(row, lines[slot], drafts[slot])
-        self._settle_all(rows, failed)
+                take(slot, row)
+        for slot, row in rows.items():  # only now, as the engine's next call may end the life of a step's logits
+            with _noting(failed, row.ticket):
+                if row.ticket not in failed:
+                    self._settle(slot, row)
+        for ticket, fault in failed.items():
+            self._fail(ticket, fault)
 
     def _may_burst(self, rows: Mapping[int, Row]) -> bool:
         """Where one may come who is served first, or all would end within it, steps are taken one by one."""
         burst = self.engine.burst
         with self._changed:
             waiting = self._waiting
-        if burst < 2 or waiting or any(row.lookup or not row.answer.predictable for row in rows.values()):
+        if burst < 2 or waiting or any(row.lookup is not None or not row.answer.predictable for row in rows.values()):
             return False
         room = min(self.engine.max_len - row.length for row in rows.values())
         return room >= burst and max(row.left for row in rows.values()) >= burst
 
-    def _decode_burst(self, rows: Mapping[int, Row]) -> None:
-        burst = self.engine.burst
+    def _step(self, rows: Mapping[int, Row]) -> Callable[[int, Row], None]:
+        """Gives what takes the outcome over into a slot's row."""
+        drafts = self._drafts(rows)
+        lines = self.engine.step({slot: (row.answer.last, *drafts[slot]) for slot, row in rows.items()})
+        return lambda slot, row: self._accept(row, lines[slot], drafts[slot])
+
+    def _burst(self, rows: Mapping[int, Row], steps: int) -> Callable[[int, Row], None]:
         feed = {slot: row.answer.last for slot, row in rows.items()}
         banned = {slot: row.answer.sampler.banned for slot, row in rows.items() if row.answer.sampler.banned}
-        try:
-            start = time.monotonic()
-            chosen = self.engine.greedy(feed, burst, banned)
-            self._load.stepped((time.monotonic() - start) / burst)
-        except Exception as error:
-            self._fail_all(rows, error)
-            return
-        failed: dict[Ticket, Exception] = {}
-        for slot, row in rows.items():
-            with _noting(failed, row.ticket):
-                before = len(row.tokens)
-                row.take(chosen[slot])
-                self._made(row, len(row.tokens) - before)
-                if len(chosen[slot]) < burst and not row.finished:
-                    raise ValueError(NOT_FINITE)
-        self._settle_all(rows, failed)
+        chosen = self.engine.greedy(feed, steps, banned)
+        return lambda slot, row: self._take_burst(row, chosen[slot], steps)
 
-    def _fail_all(self, rows: Mapping[int, Row], error: Exception) -> None:
-        """Nobody can tell whose fault it was, nor what the rows hold now."""
-        for ticket in dict.fromkeys(row.ticket for row in rows.values()):
-            self._fail(ticket, error)
-
-    def _settle_all(self, rows: Mapping[int, Row], failed: dict[Ticket, Exception]) -> None:
-        for slot, row in rows.items():  # only now, as the engine's next call may end the life of `lines`
-            with _noting(failed, row.ticket):
-                if row.ticket not in failed:
-                    self._settle(slot, row)
-        for ticket, fault in failed.items():
-            self._fail(ticket, fault)
+    def _take_burst(self, row: Row, tokens: Sequence[int], steps: int) -> None:
+        before = len(row.tokens)
+        row.take(tokens)
+        self._made(row, len(row.tokens) - before)
+        if len(tokens) < steps and not row.finished:
+            raise ValueError(NOT_FINITE)
 
     def _drafts(self, rows: Mapping[int, Row]) -> dict[int, tuple[int, ...]]:
         if not self.settings.lookup_tokens or len(rows) > self.settings.lookup_max_rows:

@@ -230,7 +230,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     benching.add_argument(
         "--threads", type=positive, default=os.cpu_count() or 1, metavar="N", help=f"of ort {default}"
     )
-    benching.add_argument("--train-steps", type=int, default=8, metavar="N", help=f"measured by JAX; 0: none {default}")
+    benching.add_argument(
+        "--train-steps", type=count, default=8, metavar="N", help=f"measured by JAX; 0: none {default}"
+    )
     benching.add_argument("--traces", type=Path, metavar="FOLDER", help="keep JAX's profile of each variant there")
     benching.add_argument("--seed", type=int, default=0, help=default)
     benching.add_argument("--out", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help=f"of the result {default}")
@@ -276,6 +278,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
     return value
 
 

@@ -190,7 +190,7 @@ def blank_codes(config: DecoderConfig, bits: int) -> dict[str, Codes]:
     shapes = {weight.hf: weight.shape(config) for weight in weight_table(config)}
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     return {
-        name: Codes(np.zeros((rows, columns), np.int8), np.zeros((rows, columns // GROUP), np.float32), bits)
+        name: Codes(np.zeros((rows, columns), np.int8), np.zeros((rows, columns // GROUP), np.float16), bits)
         for name, (rows, columns) in matrices.items()
     }
 

@@ -100,9 +100,9 @@ def load_gguf_codes(path: str | Path) -> dict[str, Codes]:
 
 
 def _codes(data: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [out, in] and float32 [out, in / GROUP] of blocks: a float16 scale, then int8, or pairs of nibbles plus 8."""
+    """int8 [out, in] and float16 [out, in / GROUP] of blocks: a float16 scale, then int8, or pairs of nibbles plus 8."""
     rows = data.reshape(len(data), -1, 2 + GROUP * BLOCKS[kind] // 8)
-    scales = np.ascontiguousarray(rows[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+    scales = np.ascontiguousarray(rows[..., :2]).view(np.float16)[..., 0]
     packed = np.ascontiguousarray(rows[..., 2:])
     if kind == "Q8_0":
         codes = packed.view(np.int8)

@@ -6,7 +6,8 @@ leave memory. XLA on a CPU writes the floats out at every call: there integers s
 student) and a step takes 4 to 6 times as long.
 
 The numbers are those of the dequantized weights: w = scale x code, in groups of GROUP along the input, as in GGUF's Q8_0 and
-Q4_0. It knows no file format. Not covered: Q4_1 (with an offset), integer activations.
+Q4_0; float16 scales as there, multiplied in float32 and rounded once to the dtype of the product. It knows no file format.
+Not covered: Q4_1 (with an offset), integer activations.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ GROUP = 32
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A weight [out, in]. codes: int8 [out, in]. scales: float32 [out, in / GROUP]. bits: 8, or 4 for -8..7."""
+    """A weight [out, in]. codes: int8 [out, in]. scales: float16 [out, in / GROUP]. bits: 8, or 4 for -8..7."""
 
     codes: np.ndarray
     scales: np.ndarray
@@ -43,13 +44,21 @@ class Integers(nnx.Module):
         codes = np.concatenate([part.codes for part in parts]).T
         scales = np.concatenate([part.scales for part in parts]).T
         self.codes = nnx.Param(jnp.asarray(codes.reshape(-1, GROUP, codes.shape[-1]), kind))
-        self.scales = nnx.Param(jnp.asarray(scales[:, None], dtype))
+        self.scales = nnx.Param(jnp.asarray(scales[:, None], jnp.float16))
+        self.dtype = dtype
 
     def matrix(self) -> jax.Array:
-        """[in, out] in the type of the scales."""
-        scales = self.scales[...]
-        whole = self.codes[...].astype(scales.dtype) * scales
-        return whole.reshape(-1, whole.shape[-1])
+        """[in, out]."""
+        return self.widened(self.codes[...], self.scales[...])
+
+    def columns(self, places: jax.Array) -> jax.Array:
+        """[in, ...] of columns [...]."""
+        return self.widened(self.codes[...][..., places], self.scales[...][..., places])
+
+    def widened(self, codes: jax.Array, scales: jax.Array) -> jax.Array:
+        """[groups, GROUP, ...] and [groups, 1, ...] -> [in, ...]."""
+        whole = codes.astype(jnp.float32) * scales.astype(jnp.float32)
+        return whole.astype(self.dtype).reshape(-1, *whole.shape[2:])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in] -> [..., out]."""
@@ -63,9 +72,7 @@ class IntegerColumns(Columns):
         self.integers = Integers([of], dtype)
 
     def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
-        codes, scales = self.integers.codes[...][..., inputs], self.integers.scales[...][..., inputs]
-        whole = codes.astype(scales.dtype) * scales
-        return jnp.moveaxis(whole.reshape(-1, *inputs.shape), 0, -1)
+        return jnp.moveaxis(self.integers.columns(inputs), 0, -1)
 
     def table(self) -> jax.Array:
         return self.integers.matrix()
@@ -73,7 +80,7 @@ class IntegerColumns(Columns):
 
 def keep_integers(model: PackedDecoder, codes: Mapping[str, Codes], dtype: DTypeLike) -> None:
     """Put codes in the place of the floats that they stand for, in place. codes: Hugging Face name -> codes; a product of
-    several weights is replaced where all of them are there. dtype: of scales and products."""
+    several weights is replaced where all of them are there. dtype: of products."""
     names = {weight.ours: weight.hf for weight in (*TABLE, *LAYER_TABLE)}
     for index, layer in enumerate(model.layers):
         for owner, name, parts in PLACES:
